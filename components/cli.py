@@ -1,0 +1,96 @@
+"""The command `embedmill`: one subcommand a step, in the order of the chain, and the commands around it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from components import __version__, chain
+from components.core.command import step_command
+from components.core.errors import EmbedmillError, Interrupted, UsageError
+
+# Commands that are no step: name → "module:click command".
+AROUND = {
+    "run": "components.run.command:run",
+    "search": "components.search.command:search",
+    "flywheel": "components.flywheel.command:flywheel",
+}
+
+
+class Chain(click.Group):
+    """Lists the steps in their order and imports only the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*chain.ORDER, *AROUND]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in chain.ORDER:
+            return step_command(chain.step(cmd_name), chain.sections)
+        if cmd_name in AROUND:
+            module, _, name = AROUND[cmd_name].partition(":")
+            command = getattr(importlib.import_module(module), name)
+            assert isinstance(command, click.Command)
+            return command
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in (("Steps, in order", chain.ORDER), ("Commands", tuple(AROUND))):
+            rows = [
+                (name, command.get_short_help_str(100)) for name in names if (command := self.get_command(ctx, name))
+            ]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@click.group(cls=Chain, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="embedmill")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+def cli(debug: bool) -> None:
+    """Raw text pairs in; a registered, served, measured text-embedding model out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 usage, 3 unusable input, 4 gate refused, 5 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # accepted anywhere on the line, since people add it to the end of the command that failed
+    debug = "--debug" in arguments
+    sys.exit(_run([argument for argument in arguments if argument != "--debug"], debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    try:
+        cli.main(arguments, prog_name="embedmill", standalone_mode=False)
+        return 0
+    except click.exceptions.Exit as exit_request:
+        return exit_request.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else error.format_message())
+        return UsageError.exit_code
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return UsageError.exit_code
+    except EmbedmillError as error:
+        if debug:
+            traceback.print_exc()
+        _complain(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted; finished work is kept, run the same command to go on")
+        return Interrupted.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _complain(f"unexpected {type(error).__name__}: {error} (--debug shows where; this is a bug)")
+        return 1
+
+
+def _complain(message: str) -> None:
+    print(f"embedmill: {message}", file=sys.stderr)

@@ -1,0 +1,117 @@
+"""The command line of a step, made from its declaration: one option a port, and the parameters by file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from components.core import environment, lock, settings, storage
+from components.core.errors import InputError, UsageError
+from components.core.settings import RunParams, Section
+from components.core.step import Context, Port, Step
+
+LOCKS = ".embedmill/locks"
+# dvc may have been killed a moment ago; its step then dies within this time.
+LOCK_WAIT_SECONDS = 20.0
+
+
+def step_command(step: Step, all_sections: Callable[[], Mapping[str, type[Section]]]) -> click.Command:
+    """The click command of a step. `all_sections` gives every known section, to catch a misspelt one."""
+    options: list[click.Parameter] = [_port_option(port) for port in (*step.inputs, *step.outputs)]
+    options += params_options()
+
+    def run(params: str, assignments: tuple[str, ...], **paths: str | None) -> None:
+        run_step(step, params, assignments, paths, all_sections())
+
+    return click.Command(step.name, params=options, callback=run, help=step.summary, short_help=step.summary)
+
+
+def params_options() -> list[click.Parameter]:
+    """The two options that every command with parameters has: the file, and overrides on top of it."""
+    return [
+        click.Option(["--params", "params"], default="params.yaml", show_default=True, help="Parameter file."),
+        click.Option(
+            ["--set", "assignments"], multiple=True, metavar="SECTION.KEY=VALUE", help="Override one parameter."
+        ),
+    ]
+
+
+def run_step(
+    step: Step,
+    params_path: str,
+    assignments: Sequence[str],
+    paths: Mapping[str, str | None],
+    known: Mapping[str, type[Section]],
+) -> None:
+    """Validate parameters and inputs, then run the step as the only writer of its outputs."""
+    if "DVC_STAGE" in os.environ:
+        lock.die_with_parent()
+    run, sections = read_sections(step.sections, params_path, assignments, known)
+    environment.quiet()
+    environment.fix_threads(run.threads)
+    inputs = _located(step.inputs, paths)
+    outputs = _located(step.outputs, paths)
+    for port in step.inputs:
+        if port.name in inputs:
+            _check_input(port, inputs[port.name])
+    for uri in outputs.values():
+        check_writable(uri)
+    with lock.hold(f"{LOCKS}/{step.name}.lock", f"step {step.name}", LOCK_WAIT_SECONDS):
+        step.execute(Context(step.name, run, sections, inputs, outputs))
+
+
+def read_sections(
+    wanted: Mapping[str, type[Section]],
+    params_path: str,
+    assignments: Sequence[str],
+    known: Mapping[str, type[Section]],
+) -> tuple[RunParams, dict[str, Section]]:
+    """The `run` section and the wanted ones, validated. Raises UsageError for unknown sections, keys and values."""
+    raw = settings.override(settings.read_params(params_path), assignments)
+    settings.check_sections(raw, list(known), params_path)
+    run = settings.parse_section("run", RunParams, raw.get("run"), params_path)
+    assert isinstance(run, RunParams)
+    parsed = {name: settings.parse_section(name, model, raw.get(name), params_path) for name, model in wanted.items()}
+    return run, parsed
+
+
+def check_writable(uri: str) -> None:
+    """Raise InputError if a local output cannot be written, before hours of work go into it."""
+    if storage.is_s3(uri):
+        return
+    path = storage.local_path(uri)
+    while not path.exists():
+        if path == path.parent:
+            break
+        path = path.parent
+    if not os.access(path, os.W_OK):
+        raise InputError(f"{uri}: cannot be written ({path} is not writable)")
+    if path.is_file() and str(path) != str(storage.local_path(uri)):
+        raise InputError(f"{uri}: cannot be written ({path} is a file, not a folder)")
+
+
+def _port_option(port: Port) -> click.Option:
+    return click.Option(
+        [f"--{port.name.replace('_', '-')}", port.name],
+        default=None if port.optional else port.default,
+        show_default=not port.optional,
+        metavar="URI",
+        help=port.summary,
+    )
+
+
+def _located(ports: Sequence[Port], paths: Mapping[str, Any]) -> dict[str, str]:
+    return {port.name: paths[port.name] for port in ports if paths.get(port.name) is not None}
+
+
+def _check_input(port: Port, uri: str) -> None:
+    if storage.is_s3(uri) or port.kind == "dataset":
+        return  # opening says it better
+    path = storage.local_path(uri)
+    if not path.exists():
+        raise InputError(f"{uri}: no such {'file' if port.kind == 'file' else 'folder'} (option --{port.name})")
+    if port.kind in ("model", "folder") and not path.is_dir():
+        raise UsageError(f"{uri}: expected a folder (option --{port.name})")

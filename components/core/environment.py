@@ -1,0 +1,31 @@
+"""The process environment: no telemetry, no surprise network, a fixed number of threads."""
+
+from __future__ import annotations
+
+import os
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "true",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+THREAD_KEYS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+def quiet() -> None:
+    """Turn telemetry and hub look-ups off before any library is imported; what the user set stays as it is."""
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+
+
+def fix_threads(threads: int) -> None:
+    """Fix the thread count of the numerical libraries, which read it at import: sums depend on how work is split."""
+    for key in THREAD_KEYS:
+        os.environ[key] = str(threads)
