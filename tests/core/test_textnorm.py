@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.core.textnorm import key_ids, normalise_key, text_id, text_ids
+
+
+def test_texts_that_look_the_same_share_a_key() -> None:
+    assert normalise_key("Ｒｅａｄ　ａ  CSV\n\tfile") == "read a csv file"
+    assert normalise_key("怎么还款？") == normalise_key("怎么还款?")
+    assert normalise_key("ﬁle") == "file"
+    assert normalise_key("Straße") == normalise_key("STRASSE")
+    assert normalise_key("cafe\u0301") == normalise_key("caf\u00e9")
+
+
+def test_invisible_characters_do_not_count() -> None:
+    assert normalise_key("\ufeffre\u00adad\u200b \u202efile\u202c\x00\x07") == "read file"
+    assert normalise_key("\u200b \n\u2060") == ""
+
+
+def test_one_meaningful_character_changes_the_key() -> None:
+    assert normalise_key("怎么开通花呗") != normalise_key("怎么关通花呗")
+    assert normalise_key("x-y") != normalise_key("x y")
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=30))
+@settings(max_examples=300, derandomize=True, deadline=None)
+def test_the_key_is_idempotent(text: str) -> None:
+    key = normalise_key(text)
+    assert normalise_key(key) == key
+
+
+def test_the_key_of_every_single_character_is_idempotent() -> None:
+    characters = [chr(code) for code in [*range(0xD800), *range(0xE000, 0x1FC00), *range(0x2F800, 0x2FA20)]]
+    keys = [normalise_key(f"a{character}b") for character in characters]
+    assert [normalise_key(key) for key in keys] == keys
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=40))
+@settings(max_examples=300, derandomize=True, deadline=None)
+def test_the_ascii_path_agrees_with_the_general_one(text: str) -> None:
+    assert normalise_key(f"{text} é") == f"{normalise_key(text)} é".lstrip()
+
+
+def test_ids_are_stable_and_vectorised() -> None:
+    assert text_id("read a csv file") == 0x2D90723B354E893C
+    texts = ["怎么还款", "", "a", "A"]
+    assert text_ids(texts).dtype == np.uint64
+    assert text_ids(texts).tolist() == [text_id(text) for text in texts]
+    assert key_ids(texts)[2] == key_ids(texts)[3]
