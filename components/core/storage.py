@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -195,7 +196,7 @@ def _list_s3(uri: str) -> list[FileInfo]:
 def _temporary(path: Path, data: bytes) -> Iterator[Path]:
     """A finished file beside `path`, flushed to disk; removed again if it is still there when an error passes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
     try:
         with part.open("wb") as file:
             file.write(data)

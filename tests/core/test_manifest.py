@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import InputError
+from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.records import record_table, rejected_table
+
+
+def shout(task: ShardTask, log: str) -> ShardOutput:
+    """Keeps even numbers, drops odd ones, and writes down that it ran."""
+    with Path(log).open("a") as file:
+        file.write(f"{task.name}\n")
+    rows = [
+        {"task": "retri_contrast", "text": f"query {n}", "text_pos": f"passage {n}", "source": "numbers"}
+        for n in task.payload
+        if n % 2 == 0
+    ]
+    odd = [{"kind": "dropped", "reason": "odd", "source": "numbers", "offset": n} for n in task.payload if n % 2]
+    return ShardOutput(
+        record_table(rows), rejected_table(odd), {"numbers": len(task.payload)}, {"seen": len(task.payload)}
+    )
+
+
+def tasks(count: int = 3, key: str = "k") -> list[ShardTask]:
+    return [ShardTask(f"{i:05d}", key, list(range(10 * i, 10 * i + 10))) for i in range(count)]
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_every_row_is_accounted_for_and_read_back(tmp_path: Path) -> None:
+    dataset = build_dataset(str(tmp_path / "d"), "test", tasks(), partial(shout, log=str(tmp_path / "log")), "f")
+    assert dataset.rows == 15
+    assert dataset.ledger.as_dict()["dropped"] == {"numbers": {"odd": 15}}
+    assert dataset.stats == {"seen": 30}
+    assert dataset.read(["text"])["text"].to_pylist()[:2] == ["query 0", "query 2"]
+    assert dataset.read_rejected()["offset"].to_pylist()[:2] == [1, 3]
+
+
+def test_bytes_do_not_depend_on_workers_or_interruption(tmp_path: Path) -> None:
+    work = partial(shout, log=str(tmp_path / "log"))
+    build_dataset(str(tmp_path / "one"), "test", tasks(), work, "f", workers=1)
+    build_dataset(str(tmp_path / "two"), "test", tasks(), work, "f", workers=2)
+
+    def broken(task: ShardTask) -> ShardOutput:
+        if task.name == "00002":
+            raise KeyboardInterrupt
+        return work(task)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_dataset(str(tmp_path / "three"), "test", tasks(), broken, "f")
+    with pytest.raises(InputError, match=r"no manifest\.json"):
+        Dataset.open(str(tmp_path / "three"))
+    (tmp_path / "three" / "shards" / ".00002.parquet.99.tmp").write_bytes(b"half")
+    build_dataset(str(tmp_path / "three"), "test", tasks(), work, "f")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two") == tree(tmp_path / "three")
+
+
+def test_only_unfinished_or_changed_shards_are_made_again(tmp_path: Path) -> None:
+    log, uri = tmp_path / "log", str(tmp_path / "d")
+    work = partial(shout, log=str(log))
+    build_dataset(uri, "test", tasks(), work, "f")
+    log.unlink()
+    build_dataset(uri, "test", [*tasks(2), ShardTask("00002", "changed", [1, 2])], work, "f")
+    assert log.read_text().split() == ["00002"]
+    log.unlink()
+    (tmp_path / "d" / "shards" / "00001.parquet").write_bytes(b"altered")
+    build_dataset(uri, "test", tasks(), work, "f")
+    assert log.read_text().split() == ["00001", "00002"]
+    log.unlink()
+    build_dataset(uri, "test", tasks(1), work, "other parameters")
+    assert log.read_text().split() == ["00000"]
+    assert sorted(tree(tmp_path / "d")) == ["manifest.json", "rejected/00000.parquet", "shards/00000.parquet"]
+
+
+def test_a_lost_row_is_a_bug_that_stops_the_step(tmp_path: Path) -> None:
+    def loses(task: ShardTask) -> ShardOutput:
+        output = shout(task, str(tmp_path / "log"))
+        return ShardOutput(output.kept.slice(1), output.rejected, output.rows_in)
+
+    with pytest.raises(AssertionError, match="10 rows of numbers came in and 9 left"):
+        build_dataset(str(tmp_path / "d"), "test", tasks(1), loses, "f")
+
+
+def test_a_dataset_that_cannot_be_vouched_for_is_refused(tmp_path: Path) -> None:
+    uri = str(tmp_path / "d")
+    dataset = build_dataset(uri, "test", tasks(1), partial(shout, log=str(tmp_path / "log")), "f")
+    shard = tmp_path / "d" / "shards" / "00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with pytest.raises(InputError, match=r"00000\.parquet: altered since its manifest"):
+        dataset.read()
+    (tmp_path / "d" / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="not a dataset manifest"):
+        Dataset.open(uri)
+    with pytest.raises(InputError, match=r"no manifest\.json"):
+        Dataset.open(str(tmp_path))
