@@ -17,6 +17,7 @@ from components.core.errors import EmbedmillError, Interrupted, UsageError
 # Commands that are no step: name → "module:click command".
 AROUND = {
     "run": "components.run.command:run",
+    "recipe": "components.run.recipe:recipe",
     "search": "components.search.command:search",
     "flywheel": "components.flywheel.command:flywheel",
 }
@@ -94,3 +95,7 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 def _complain(message: str) -> None:
     print(f"embedmill: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
