@@ -1,0 +1,108 @@
+"""What the teacher thought of the pairs, and how the losses went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.report.charts import Frame, Point, Series, figure_svg, histogram, line_chart
+from components.report.evidence import Evidence, Histogram, Loss
+from components.report.markup import Markup, element, join, trim
+from components.report.page import Block, Column, figure, note, table
+from components.report.scale import fixed_scale, linear_scale
+from components.report.words import count, humanise, share
+
+HEIGHT = 260
+PHASES = {"pretrain": "Pretraining", "finetune": "Fine-tuning"}
+# Points of a loss curve; a longer log is averaged down to this many.
+POINTS = 120
+
+
+def scores_block(evidence: Evidence) -> Block:
+    """The section about the scores that teachers gave."""
+    filled = [scores for scores in evidence.histograms if any(one.rows for one in scores.bins)]
+    body = element("div", *(score_figure(index, scores) for index, scores in enumerate(filled)), class_="figures")
+    if not filled:
+        body = note("No pair was scored: no language of this run has a teacher, so every row passed unscored.")
+    lede = "The cosine that the teacher gives the two texts of a pair. Pairs below the threshold were dropped."
+    return Block("scores", "Scores", "How the teacher scored the pairs", lede, body)
+
+
+def score_figure(index: int, scores: Histogram) -> Markup:
+    """The histogram of one teacher."""
+    threshold = scores.threshold
+    filled = [index for index, one in enumerate(scores.bins) if one.rows]
+    bins = scores.bins[filled[0] : filled[-1] + 1]
+    total = sum(one.rows for one in bins)
+    edges = [bins[0].low, bins[-1].high, *([] if threshold is None else [threshold])]
+    x = fixed_scale(min(edges), max(edges), 6)
+    y = linear_scale([one.rows for one in bins], 4, zero=True)
+    below = sum(one.rows for one in bins if threshold is not None and one.high <= threshold + 1e-9)
+    told = f"{count(total)} pairs scored"
+    if threshold is None:
+        told += "; no threshold is set for this teacher, so none was dropped by score."
+    else:
+        told += f"; {count(below)} ({share(below, total)}) lie below the threshold {trim(threshold, 3)}."
+    drawing = histogram(bins, threshold, Frame(HEIGHT, x, y, "cosine of the pair", "pairs"))
+    svg = figure_svg(f"scores-{index}", f"Scores by {scores.name}", told, HEIGHT, drawing)
+    columns = (Column("From"), Column("To", number=True), Column("Pairs", number=True))
+    rows = [(trim(one.low, 3), trim(one.high, 3), count(one.rows)) for one in bins]
+    return figure(f"Teacher {scores.name}", told, svg, table(columns, rows, f"Scores by {scores.name}"))
+
+
+def losses_block(evidence: Evidence) -> Block:
+    """The section about losses: a row for each phase, a panel for each task."""
+    rows: list[Markup] = []
+    for phase, losses in evidence.losses.items():
+        by_task: dict[str, list[Loss]] = {}
+        for one in losses:
+            by_task.setdefault(one.task, []).append(one)
+        panels = [loss_figure(phase, task, by_task[task]) for task in sorted(by_task)]
+        rows.append(element("h3", PHASES[phase], class_="group"))
+        rows.append(
+            element("div", *panels, class_="figures")
+            if panels
+            else note(f"No loss was logged: {phase} was not run or took no step.")
+        )
+    lede = "Each task has its own axis, since the losses of different tasks are not comparable."
+    return Block("losses", "Losses", "How training went", lede, join(rows))
+
+
+def loss_figure(phase: str, task: str, losses: Sequence[Loss]) -> Markup:
+    """The loss curve of one task in one phase."""
+    points = averaged(losses)
+    spreads = [edge for point in points for edge in (point.spread or (point.y,))]
+    x = fixed_scale(0, losses[-1].step, 4)
+    y = linear_scale(spreads, 4)
+    name = f"{PHASES[phase]}, {humanise(task)}"
+    told = f"{points[0].y:.3f} at the start, {points[-1].y:.3f} at step {count(losses[-1].step)}."
+    if len(losses) > len(points):
+        told += f" Each point is the mean of {run_length(losses)} logged steps; the band spans their range."
+    series = Series(name, 0, points, markers=False)
+    drawing = line_chart([series], Frame(HEIGHT - 20, x, y, "step", "loss"))
+    svg = figure_svg(f"loss-{phase}-{anchor(task)}", f"Loss of {name}", told, HEIGHT - 20, drawing)
+    rates = {one.step: one.lr for one in losses}
+    rows = [(count(point.x), f"{point.y:.4f}", f"{rates[int(point.x)]:.3g}") for point in points]
+    columns = (Column("Step"), Column("Loss", number=True), Column("Learning rate", number=True))
+    return figure(humanise(task), told, svg, table(columns, rows, f"Loss of {name}"))
+
+
+def run_length(losses: Sequence[Loss]) -> int:
+    """How many logged losses one point of a curve stands for."""
+    return -(-len(losses) // POINTS)
+
+
+def averaged(losses: Sequence[Loss]) -> tuple[Point, ...]:
+    """At most `POINTS` points: means over equal runs of the log, placed at the last step of each."""
+    length = run_length(losses)
+    points = []
+    for start in range(0, len(losses), length):
+        run = losses[start : start + length]
+        values = [one.loss for one in run]
+        spread = (min(values), max(values)) if len(run) > 1 else None
+        points.append(Point(run[-1].step, sum(values) / len(values), spread=spread))
+    return tuple(points)
+
+
+def anchor(name: str) -> str:
+    """A name as part of an id."""
+    return "".join(character if character.isalnum() else "-" for character in name)
