@@ -72,6 +72,27 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """A rule of the gate and what came of it."""
+
+    held: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The registered version of the model. `champion_version` is None while no version has passed the gate."""
+
+    name: str
+    version: int
+    gate: str
+    champion_version: int | None
+    suite_digest: str
+    data_version: str
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Everything the report shows."""
 
@@ -83,7 +104,7 @@ class Evidence:
     quality: tuple[Quality, ...]
     examples: tuple[Example, ...]
     export: Mapping[str, Any]
-    version: Mapping[str, Any]
+    registered: Registered
 
 
 def read_evidence(inputs: Mapping[str, str]) -> Evidence:
@@ -97,7 +118,7 @@ def read_evidence(inputs: Mapping[str, str]) -> Evidence:
         quality=read_quality(inputs["quality"]),
         examples=read_examples(inputs["examples"]),
         export=read_object(inputs["export_metrics"]),
-        version=read_object(inputs["version"]),
+        registered=read_registered(inputs["version"]),
     )
 
 
@@ -191,6 +212,24 @@ def read_examples(uri: str) -> tuple[Example, ...]:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{uri}: not a list of examples ({type(error).__name__}: {error})") from None
+
+
+def read_registered(uri: str) -> Registered:
+    """What `register` decided."""
+    value = read_object(uri)
+    try:
+        champion = value["champion_version"]
+        return Registered(
+            str(value["name"]),
+            int(value["version"]),
+            str(value["gate"]),
+            None if champion is None else int(champion),
+            str(value["suite_digest"]),
+            str(value["data_version"]),
+            tuple(Rule(bool(rule["held"]), str(rule["text"])) for rule in value["rules"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{uri}: not a registered version ({type(error).__name__}: {error})") from None
 
 
 def main_metric(quality: Sequence[Quality], task: str) -> str:

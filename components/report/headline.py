@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.report.charts import ROW, Bar, bar_chart, figure_svg
-from components.report.evidence import Evidence, main_metric
+from components.report.evidence import Evidence, Registered, main_metric
 from components.report.markup import Child, Markup, element, join
 from components.report.page import pill
 from components.report.quality import MODEL, cuts, full_value, systems, tasks
@@ -14,16 +14,33 @@ GATES = {"passed": "good", "failed": "warn", "revoked": "warn"}
 
 def headline(evidence: Evidence) -> Markup:
     """Name and state of the model, its score on the first task beside the other systems, and the facts of the run."""
-    version = evidence.version
-    name = f"{version['name']} version {version['version']}" if version.get("version") else "Model, not registered"
-    states = []
-    if version.get("champion"):
-        states.append(pill("Champion", "good"))
-    if gate := version.get("gate"):
-        states.append(pill(f"Gate {gate}", GATES.get(str(gate), "")))
-    title = element("div", element("h1", name), *states, class_="title")
-    card = element("div", *score(evidence), facts(evidence), class_="card headline")
+    registered = evidence.registered
+    states = [pill(f"Gate {registered.gate}", GATES.get(registered.gate, ""))]
+    if registered.champion_version == registered.version:
+        states.insert(0, pill("Champion", "good"))
+    else:
+        champion = registered.champion_version
+        states.append(pill(f"Champion: version {champion}" if champion else "No champion yet"))
+    title = element("div", element("h1", f"{registered.name} version {registered.version}"), *states, class_="title")
+    card = element("div", *score(evidence), rules(registered), facts(evidence), class_="card headline")
     return join([element("p", "Embedmill report", class_="eyebrow"), title, card])
+
+
+def rules(registered: Registered) -> Markup | None:
+    """The rules of the gate, each with the numbers that it was judged by."""
+    if not registered.rules:
+        return None
+    entries = [
+        element(
+            "li",
+            element(
+                "b", "\u2713" if rule.held else "\u2717", class_="good" if rule.held else "warn", aria_hidden="true"
+            ),
+            element("span", f"{'Held' if rule.held else 'Broken'}: {rule.text}"),
+        )
+        for rule in registered.rules
+    ]
+    return element("div", element("h2", "Gate"), element("ul", *entries), class_="rules")
 
 
 def score(evidence: Evidence) -> tuple[Markup, Markup | None]:
@@ -52,14 +69,13 @@ def score(evidence: Evidence) -> tuple[Markup, Markup | None]:
 
 def facts(evidence: Evidence) -> Markup:
     """Numbers that identify the run."""
-    suite = str(evidence.metrics.get("suite_digest", ""))
     dims = sorted({one.dim for one in evidence.quality if one.system == MODEL and one.dim})
     entries: list[tuple[str, Child]] = [
         ("Rows trained on", count(evidence.ledgers["score"].rows_out.total())),
         ("Rows held out", count(evidence.heldout_rows)),
         ("Dimensions", f"{dims[0]}\u2013{dims[-1]}" if len(dims) > 1 else str(dims[0]) if dims else "\u2013"),
-        ("Tasks in the suite", count(len(tasks(evidence.quality)))),
-        ("Suite", element("code", suite[:12]) if suite else "\u2013"),
+        ("Suite", element("code", evidence.registered.suite_digest[:12])),
+        ("Data version", element("code", evidence.registered.data_version[:12])),
     ]
     pairs = (element("div", element("dt", term), element("dd", value)) for term, value in entries)
     return element("dl", *pairs, class_="facts")

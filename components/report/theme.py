@@ -96,6 +96,12 @@ code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:
 .score{display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 12px}
 .score b{font-size:3.5rem;line-height:1.05;letter-spacing:-.03em;font-variant-numeric:tabular-nums;color:var(--s0)}
 .score span{color:var(--muted)}
+.rules{grid-column:1/-1;border-top:1px solid var(--line);padding-top:14px;font-size:.9rem}
+.rules h2{font-size:.8rem;font-weight:400;letter-spacing:0;color:var(--muted);margin-bottom:4px}
+.rules ul{list-style:none;padding:0}
+.rules li{display:flex;gap:8px;overflow-wrap:anywhere}
+.rules .good{color:var(--good)}
+.rules .warn{color:var(--warn)}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,125px),1fr));gap:12px 24px;
  grid-column:1/-1;border-top:1px solid var(--line);padding-top:16px}
 .facts dt{font-size:.8rem;color:var(--muted)}

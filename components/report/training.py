@@ -23,7 +23,10 @@ def scores_block(evidence: Evidence) -> Block:
     body = element("div", *(score_figure(index, scores) for index, scores in enumerate(filled)), class_="figures")
     if not filled:
         body = note("No pair was scored: no language of this run has a teacher, so every row passed unscored.")
-    lede = "The cosine that the teacher gives the two texts of a pair. Pairs below the threshold were dropped."
+    lede = (
+        "The cosine that the teacher gives the two texts of a pair. Retrieval pairs below the threshold were dropped; "
+        "pairs of other tasks are kept whatever their score."
+    )
     return Block("scores", "Scores", "How the teacher scored the pairs", lede, body)
 
 
@@ -37,11 +40,14 @@ def score_figure(index: int, scores: Histogram) -> Markup:
     x = fixed_scale(min(edges), max(edges), 6)
     y = linear_scale([one.rows for one in bins], 4, zero=True)
     below = sum(one.rows for one in bins if threshold is not None and one.high <= threshold + 1e-9)
+    split = any(one.low + 1e-9 < threshold < one.high - 1e-9 for one in bins) if threshold is not None else False
     told = f"{count(total)} pairs scored"
     if threshold is None:
-        told += "; no threshold is set for this teacher, so none was dropped by score."
+        told += "; no threshold applies, so none was dropped by score."
     else:
-        told += f"; {count(below)} ({share(below, total)}) lie below the threshold {trim(threshold, 3)}."
+        told += (
+            f"; {'at least ' if split else ''}{count(below)} ({share(below, total)}) lie below {trim(threshold, 3)}."
+        )
     drawing = histogram(bins, threshold, Frame(HEIGHT, x, y, "cosine of the pair", "pairs"))
     svg = figure_svg(f"scores-{index}", f"Scores by {scores.name}", told, HEIGHT, drawing)
     columns = (Column("From"), Column("To", number=True), Column("Pairs", number=True))

@@ -105,6 +105,19 @@ def examples() -> list[dict[str, Any]]:
     ]
 
 
+def version(**changes: Any) -> dict[str, Any]:
+    """What `register` writes for a champion."""
+    return {
+        "name": "embedmill", "version": 3, "gate": "passed", "champion": True, "champion_version": 3, "score": 53.1,
+        "suite_digest": "9f3a" * 16, "weights_sha256": "", "data_version": "77c1" * 16, "identity": "", "run_id": "",
+        "rules": [
+            {"held": True, "text": "pydoc ndcg_at_10 53.10, bm25 44.80, at least as much wanted"},
+            {"held": True, "text": "pydoc ndcg_at_10 53.10, champion 52.87, -1.00 wanted"},
+        ],
+        **changes,
+    }  # fmt: skip
+
+
 def write_datasets(root: Path) -> None:
     """The ledgers of three steps, and the rows held out."""
     sources = {"pydoc.named": 34120, "pydoc.package": 8000, "pydoc.structure": 21000, "pydoc.summary": 34120}
@@ -147,5 +160,5 @@ def write_run(root: Path) -> dict[str, str]:
     write_json(inputs["metrics"], {"score": 53.1, "suite_digest": "9f3a" * 16, "systems": {}})
     write_json(inputs["examples"], examples())
     write_json(inputs["export_metrics"], {"parameters": 31_250_000})
-    write_json(inputs["version"], {"name": "embedmill", "version": 3, "gate": "passed", "champion": True})
+    write_json(inputs["version"], version())
     return {name: str(path) for name, path in inputs.items()}

@@ -16,7 +16,7 @@ from components.core.step import Context
 from components.report.evidence import Evidence, read_evidence
 from components.report.picture import picture
 from components.report.pipeline import page, run
-from tests.report.evidence_files import NASTY, ledger, quality_rows, write_csv, write_dataset, write_json
+from tests.report.evidence_files import NASTY, ledger, quality_rows, version, write_csv, write_dataset, write_json
 
 PROJECT = Path(__file__).resolve().parents[2]
 QUALITY = ("system", "task", "dim", "metric", "value", "bytes_per_vector")
@@ -153,10 +153,6 @@ def no_rows(inputs: dict[str, str]) -> None:
         write_dataset(Path(inputs[name]), name, ledger({}))
 
 
-def not_registered(inputs: dict[str, str]) -> None:
-    write_json(Path(inputs["version"]), {})
-
-
 @pytest.mark.parametrize(
     ("change", "said", "gone"),
     [
@@ -167,7 +163,6 @@ def not_registered(inputs: dict[str, str]) -> None:
         (no_losses, "No loss was logged: pretrain was not run or took no step.", "loss-pretrain-retri-contrast"),
         (no_scores, "No pair was scored", "scores-0"),
         (no_rows, "Ingest read no rows at all.", "funnel"),
-        (not_registered, "Model, not registered", None),
     ],
 )
 def test_what_is_missing_is_said(
@@ -181,6 +176,14 @@ def test_what_is_missing_is_said(
     ElementTree.fromstring(picture(evidence))
 
 
+def test_a_refused_model_shows_the_broken_rule_and_who_is_champion(inputs: dict[str, str]) -> None:
+    rules = [{"held": True, "text": "one"}, {"held": False, "text": "pydoc ndcg_at_10 40.00, bm25 44.80"}]
+    write_json(Path(inputs["version"]), version(version=4, gate="failed", rules=rules))
+    root = parse(page(read_evidence(inputs)))
+    assert texts(root, "pill")[:2] == ["Gate failed", "Champion: version 3"]
+    assert "Broken: pydoc ndcg_at_10 40.00, bm25 44.80" in text_of(root)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -188,6 +191,7 @@ def test_what_is_missing_is_said(
         ("pretrain_loss", "step,task,loss,lr\n1,a,0.5,0.1\n2,a,high,0.1\n", "line 3: could not convert"),
         ("metrics", "[1]", "expected a JSON object, found list"),
         ("version", "{", "not valid JSON"),
+        ("version", "{}", "not a registered version (KeyError: 'champion_version')"),
         ("examples", '[{"query": "a"}]', "not a list of examples (KeyError: 'task')"),
     ],
 )
