@@ -1,0 +1,161 @@
+"""What is known about the rows of one shard before rows of different shards meet; kept so that a rerun goes on."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from components.filter import contamination, duplicates, language, rules
+from components.filter.characters import class_counts
+from components.filter.contamination import Reference
+from components.filter.minhash import band_hashes, cut, mix, signatures
+from components.filter.normalise import clean_table
+from components.filter.params import FilterParams
+from components.filter.texts import SAMPLE_CHARACTERS, ShardTexts
+from components.filter.verdict import Mask, Verdict
+
+Ids = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Rows [N] of one shard: verdict of the row rules, language, and what deduplication and contamination need.
+
+    `bands` [B, N] are zero for rows that the rules dropped. `contaminated` [N] holds CLEAN, EXACT or NEAR and
+    `evidence` [N] the text of the suite that was met; they count only for rows that survive deduplication.
+    """
+
+    ids: Ids
+    sources: list[str]
+    verdict: Verdict
+    languages: list[str]
+    kinds: Ids
+    ranks: Ids
+    symmetric: Mask
+    left: Ids
+    right: Ids
+    bands: Ids
+    contaminated: NDArray[np.uint8]
+    evidence: list[str | None]
+
+    def to_bytes(self) -> bytes:
+        """As an Arrow file."""
+        columns = {
+            "id": pa.array(self.ids),
+            "source": pa.array(self.sources, pa.string()),
+            "code": pa.array(self.verdict.codes),
+            "detail": pa.array(self.verdict.details, pa.string()),
+            "lang": pa.array(self.languages, pa.string()),
+            "kind": pa.array(self.kinds),
+            "rank": pa.array(self.ranks),
+            "symmetric": pa.array(self.symmetric),
+            "left": pa.array(self.left),
+            "right": pa.array(self.right),
+            "contaminated": pa.array(self.contaminated),
+            "evidence": pa.array(self.evidence, pa.string()),
+        }
+        columns |= {f"band_{band}": pa.array(hashes) for band, hashes in enumerate(self.bands)}
+        table = pa.table(columns)
+        buffer = io.BytesIO()
+        with pa.ipc.new_file(buffer, table.schema) as writer:
+            writer.write_table(table)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Judgement:
+        """The inverse of `to_bytes`."""
+        table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+        bands = [name for name in table.column_names if name.startswith("band_")]
+        return cls(
+            ids=table["id"].to_numpy(),
+            sources=table["source"].to_pylist(),
+            verdict=Verdict(table["code"].to_numpy().copy(), table["detail"].to_pylist()),
+            languages=table["lang"].to_pylist(),
+            kinds=table["kind"].to_numpy(),
+            ranks=table["rank"].to_numpy(),
+            symmetric=table["symmetric"].to_numpy(),
+            left=table["left"].to_numpy(),
+            right=table["right"].to_numpy(),
+            bands=np.array([table[name].to_numpy() for name in bands], np.uint64).reshape(len(bands), len(table)),
+            contaminated=table["contaminated"].to_numpy(),
+            evidence=table["evidence"].to_pylist(),
+        )
+
+
+def judge(table: pa.Table, params: FilterParams, reference: Reference) -> Judgement:
+    """Judge the records of one shard: a pure function of its arguments."""
+    table = clean_table(table)
+    texts = ShardTexts.of(table)
+    counts = class_counts(texts.texts)
+    tasks = np.array(table["task"].to_pylist(), object)
+    verdict = Verdict.keep_all(len(table))
+    rules.judge_presence(texts, verdict)
+    given = table["lang"].to_pylist()
+    languages = language.row_languages(texts, counts, given, params.languages, params.language_confidence)
+    verdict.drop(language.refused(languages, params.languages), "language", languages)
+    rules.judge_length(texts, tasks, languages, params, verdict)
+    rules.judge_heuristics(texts, counts, tasks, params, verdict)
+    rules.judge_pairs(texts, tasks, params, verdict)
+
+    among = _texts_of(texts, verdict.kept)
+    signature = signatures([texts.keys[index][:SAMPLE_CHARACTERS] for index in among])
+    status, match = contamination.contaminated_texts(texts, among, signature, reference, params.contamination.near)
+    contaminated, evidence = _contaminated_rows(texts, tasks, status, match, reference)
+    return Judgement(
+        ids=table["id"].to_numpy(),
+        sources=table["source"].to_pylist(),
+        verdict=verdict,
+        languages=languages,
+        kinds=duplicates.row_kinds(table),
+        ranks=duplicates.row_ranks(table),
+        symmetric=np.equal(tasks, "cosent"),
+        left=texts.key_ids[texts.left],
+        right=texts.key_ids[texts.right],
+        bands=_pair_bands(texts, among, signature, verdict.kept, params.near_duplicates.threshold),
+        contaminated=contaminated,
+        evidence=evidence,
+    )
+
+
+def _texts_of(texts: ShardTexts, rows: Mask) -> NDArray[np.int64]:
+    """The distinct texts that these rows use, sorted."""
+    used = (texts.left[rows], texts.right[rows], texts.negative[rows[texts.negative_row]])
+    return np.unique(np.concatenate(used))
+
+
+def _pair_bands(
+    texts: ShardTexts, among: NDArray[np.int64], signature: NDArray[np.uint32], rows: Mask, threshold: float | None
+) -> Ids:
+    """Band hashes over both sides of each row, uint64 [B, N]; B is 0 when near-duplicates stay."""
+    if threshold is None:
+        return np.empty((0, len(rows)), np.uint64)
+    sides = band_hashes(signature, cut(threshold, sides=2))
+    result = np.zeros((len(sides), len(rows)), np.uint64)
+    kept = np.flatnonzero(rows)
+    left, right = np.searchsorted(among, texts.left[kept]), np.searchsorted(among, texts.right[kept])
+    result[:, kept] = mix(sides[:, left]) + sides[:, right]
+    return result
+
+
+def _contaminated_rows(
+    texts: ShardTexts,
+    tasks: NDArray[np.object_],
+    status: NDArray[np.uint8],
+    match: NDArray[np.int64],
+    reference: Reference,
+) -> tuple[NDArray[np.uint8], list[str | None]]:
+    """Rows [N] by their worst text: both sides and the negatives, except the label texts of cls_contrast."""
+    is_label = np.equal(tasks, "cls_contrast")
+    rows = np.arange(len(tasks))
+    owner = np.concatenate([rows, rows[~is_label], texts.negative_row[~is_label[texts.negative_row]]])
+    used = np.concatenate([texts.left, texts.right[~is_label], texts.negative[~is_label[texts.negative_row]]])
+    result = np.zeros(len(tasks), np.uint8)
+    evidence: list[str | None] = [None] * len(tasks)
+    for level in (contamination.NEAR, contamination.EXACT):  # an equal text is the stronger evidence
+        for row, text in zip(owner[status[used] == level].tolist(), used[status[used] == level].tolist(), strict=True):
+            result[row], evidence[row] = level, reference.keys[match[text]][:80]
+    return result, evidence

@@ -1,0 +1,108 @@
+"""Section `filter` of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from components.core.settings import Section
+
+DEFAULT = "default"
+
+
+def _for_all_languages(value: Any) -> Any:
+    return {DEFAULT: value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _no_classifier_yet(value: Any) -> Any:
+    if value:
+        raise ValueError("classifiers are not available yet: leave the list empty")
+    return value
+
+
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+ByLanguage = Annotated[dict[str, int], BeforeValidator(_for_all_languages)]
+NoClassifiers = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_no_classifier_yet)]
+
+
+class NearDuplicateParams(Section):
+    """Near-duplicate removal: two rows are near-duplicates if both their sides are."""
+
+    threshold: Share | None = Field(
+        default=0.85, description="Jaccard of character 5-grams that each side must reach; null keeps near-duplicates."
+    )
+    max_cluster: int = Field(
+        default=100,
+        ge=2,
+        description="Rows; a larger cluster only loses rows that are near-duplicates of a row it keeps.",
+    )
+
+
+class ContaminationParams(Section):
+    """What counts as a text of the evaluation suite."""
+
+    exact: bool = Field(
+        default=True, description="Drop a row that holds a text of the suite (as normalised for comparing)."
+    )
+    near: Share | None = Field(
+        default=0.8,
+        description="Drop a row that holds a text with at least this Jaccard to one of the suite; null: keep it.",
+    )
+
+    @model_validator(mode="after")
+    def _near_includes_exact(self) -> ContaminationParams:
+        if self.near is not None and not self.exact:
+            raise ValueError("near finds equal texts too: set it to null, or exact to true")
+        return self
+
+
+class FilterParams(Section):
+    """Which rows may be trained on. Thresholds by language fall back to `default`; a plain number is the default."""
+
+    languages: tuple[Language, ...] = Field(
+        default=("en",),
+        description="ISO 639 codes to keep; texts too short to tell (und) pass; empty keeps every language.",
+    )
+    language_confidence: Share = Field(
+        default=0.7, description="Score of the detector from which a text counts as one of another language."
+    )
+    min_characters: ByLanguage = Field(
+        default_factory=lambda: {DEFAULT: 3, "zh": 2}, description="Characters of each side, at least."
+    )
+    max_query_characters: ByLanguage = Field(
+        default_factory=lambda: {DEFAULT: 1000, "zh": 400}, description="Characters of a retrieval query, at most."
+    )
+    max_characters: ByLanguage = Field(
+        default_factory=lambda: {DEFAULT: 20000, "zh": 10000}, description="Characters of any other text, at most."
+    )
+    max_symbol_share: Share = Field(default=0.5, description="Share of characters that are no letter, digit or space.")
+    max_digit_share: Share = Field(default=0.5, description="Share of characters that are digits.")
+    min_distinct_share: Share = Field(
+        default=0.2, description="Distinct 5-grams over all 5-grams; judged from 100 characters on."
+    )
+    max_url_share: Share = Field(default=0.5, description="Share of characters inside web addresses.")
+    max_mojibake_share: Share = Field(
+        default=0.02, description="Share of characters from text decoded with a wrong encoding."
+    )
+    max_length_ratio: float = Field(
+        default=10,
+        ge=1,
+        description="Longer over shorter side of a cosent pair; sides below 10 characters count as 10.",
+    )
+    safety: NoClassifiers = Field(default=(), description="Safety classifiers, in order.")
+    quality: NoClassifiers = Field(default=(), description="Quality classifiers, in order.")
+    near_duplicates: NearDuplicateParams = Field(default_factory=lambda: NearDuplicateParams())
+    contamination: ContaminationParams = Field(default_factory=lambda: ContaminationParams())
+
+    @model_validator(mode="after")
+    def _defaults_are_given(self) -> FilterParams:
+        for name in ("min_characters", "max_query_characters", "max_characters"):
+            limits = getattr(self, name)
+            if DEFAULT not in limits:
+                raise ValueError(f"{name} needs a value for {DEFAULT}, used where a language has none of its own")
+            for language, limit in sorted(limits.items()):
+                if limit < 1:
+                    raise ValueError(f"{name}.{language} must be at least 1")
+        return self

@@ -1,0 +1,24 @@
+"""Declaration of the step `filter`."""
+
+from __future__ import annotations
+
+from components.core.step import Port, Resources, Step
+from components.core.suite import EvaluateParams
+from components.filter.params import FilterParams
+
+STEP = Step(
+    name="filter",
+    summary="Keep the rows worth training on: language, length, heuristics, duplicates, evaluation texts.",
+    sections={"filter": FilterParams, "evaluate": EvaluateParams},
+    inputs=(
+        Port("ingest", "dataset", "data/ingest", "Ingested records."),
+        Port("heldout", "dataset", "data/heldout", "Records held out for evaluation, which training must not see."),
+    ),
+    outputs=(
+        Port("output", "dataset", "data/filter", "Records that passed every stage."),
+        Port("funnel", "file", "reports/filter/funnel.csv", "Rows left after each stage."),
+        Port("reasons", "file", "reports/filter/reasons.csv", "Rows dropped, by stage, reason and source."),
+    ),
+    run="components.filter.pipeline:run",
+    resources=Resources(cpu=2, memory_gib=4),
+)

@@ -1,0 +1,53 @@
+"""Stages of the filter in order, their reasons, and the verdict that they pass on the rows of one shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+STAGES: dict[str, tuple[str, ...]] = {
+    "normalise": ("empty",),
+    "language": ("language",),
+    "length": ("too_short", "too_long"),
+    "heuristics": ("symbols", "digits", "repetition", "urls", "mojibake"),
+    "pairs": ("identical_sides", "unequal_sides"),
+    "safety": (),
+    "quality": (),
+    "exact_duplicates": ("exact_duplicate",),
+    "near_duplicates": ("near_duplicate",),
+    "contamination": ("contaminated_exact", "contaminated_near"),
+}
+KEPT = 0
+REASONS = ("", *(reason for reasons in STAGES.values() for reason in reasons))
+CODES = {reason: code for code, reason in enumerate(REASONS)}
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass
+class Verdict:
+    """For each of N rows the code of the reason it is dropped for (KEPT if none yet) and a detail for a person."""
+
+    codes: NDArray[np.uint8]
+    details: list[str | None]
+
+    @classmethod
+    def keep_all(cls, rows: int) -> Verdict:
+        """Nothing dropped yet."""
+        return cls(np.zeros(rows, np.uint8), [None] * rows)
+
+    @property
+    def kept(self) -> Mask:
+        """Rows that no stage has dropped, bool [N]."""
+        return np.equal(self.codes, KEPT)
+
+    def drop(self, mask: Mask, reason: str, details: Sequence[str | None] | None = None) -> None:
+        """Drop the rows of `mask` [N] that are still kept; `details` [N] is put beside the reason."""
+        rows = np.flatnonzero(mask & self.kept)
+        self.codes[rows] = CODES[reason]
+        if details is not None:
+            for row in rows.tolist():
+                self.details[row] = details[row]

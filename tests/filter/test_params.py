@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from components.core.errors import UsageError
+from components.core.settings import parse_section
+from components.filter.params import FilterParams
+
+
+def parse(**values: Any) -> FilterParams:
+    section = parse_section("filter", FilterParams, values, "params.yaml")
+    assert isinstance(section, FilterParams)
+    return section
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_character": 3}, "params.yaml: filter.min_character: unknown key; did you mean min_characters?"),
+        ({"safety": ["toxicity"]}, "params.yaml: filter.safety: classifiers are not available yet"),
+        ({"quality": [{"model": "edu"}]}, "params.yaml: filter.quality: classifiers are not available yet"),
+        ({"languages": ["English"]}, "filter.languages.0: "),
+        ({"languages": "en"}, "filter.languages: "),
+        ({"min_characters": {"zh": 2}}, "min_characters needs a value for default"),
+        ({"max_characters": {"default": 0}}, "max_characters.default must be at least 1"),
+        ({"near_duplicates": {"threshold": 1.5}}, "filter.near_duplicates.threshold: "),
+        ({"near_duplicates": {"treshold": 0.9}}, "did you mean threshold?"),
+        ({"contamination": {"exact": False, "near": 0.8}}, "near finds equal texts too"),
+    ],
+)
+def test_a_wrong_parameter_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(**values)
+    assert message in str(caught.value)
+
+
+def test_a_number_holds_for_all_languages() -> None:
+    assert parse(min_characters=5).min_characters == {"default": 5}
+    assert parse(safety=[], quality=None or []).safety == ()

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core.errors import InputError
+from components.core.manifest import Dataset
+
+Filter = Callable[..., Dataset]
+PROJECT = Path(__file__).resolve().parents[2]
+VERBS = ["Read", "Write", "Open", "Close", "Parse", "Return", "Compute", "Encode", "Decode", "Merge", "Split", "Sort"]
+NOUNS = ["file", "table", "row", "column", "index", "header", "archive", "socket", "matrix", "vector", "tree", "token"]
+TAILS = ["in place", "without a copy", "by name", "from the end", "once", "for each caller", "if it is open", "lazily"]
+
+
+def passage(choose: random.Random) -> str:
+    parts = [f"{choose.choice(VERBS)} the {choose.choice(NOUNS)} {choose.choice(TAILS)}" for _ in range(12)]
+    return f"def f{choose.randrange(10**6)}():\n" + ".\n".join(parts) + "."
+
+
+def corpus(objects: int, seed: int = 1) -> list[dict[str, Any]]:
+    """Objects in two forms, some of them again exactly or nearly, some unfit, and Chinese pairs, in shuffled order."""
+    choose = random.Random(seed)
+    rows: list[dict[str, Any]] = []
+    for index in range(objects):
+        text, summary = (
+            passage(choose),
+            f"{choose.choice(VERBS)} {choose.choice(NOUNS)} number {choose.randrange(10**6)}.",
+        )
+        copies = [text] * choose.choice([1, 1, 1, 2]) + [text + " See also."] * choose.choice([0, 0, 1])
+        for copy, body in enumerate(copies):
+            for form, query in (("named", f"module object {index}. {summary}"), ("summary", summary)):
+                meta = {"object": f"o{index}", "form": form}
+                row = {"task": "retri_contrast", "text": query, "text_pos": body, "source": f"doc.{form}", "meta": meta}
+                rows.append({**row, "url": f"{index}/{copy}"})
+        rows.append(
+            {"task": "cosent", "text": f"怎么还款{index}", "text_pair": f"如何还{index}", "label": 1.0, "source": "zh"}
+        )
+        if index % 10 == 0:
+            rows.append({"task": "retri_contrast", "text": "x", "text_pos": text, "source": "bad"})
+            rows.append(
+                {
+                    "task": "cosent",
+                    "text": "Ein Satz auf Deutsch, der lang ist.",
+                    "text_pair": "Und noch ein zweiter davon.",
+                    "label": 0.0,
+                    "source": "bad",
+                }
+            )
+    choose.shuffle(rows)
+    return rows
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_every_row_is_accounted_for(filtered: Filter, tmp_path: Path) -> None:
+    rows = corpus(120)
+    heldout = [row for row in rows if row.get("meta", {}).get("object") in ("o3", "o4")]
+    heldout = [row for row in heldout if row["source"] == "doc.summary"]
+    result = filtered(rows, heldout, per_shard=100, languages=["en", "zh"])
+    ledger = result.ledger
+    assert ledger.rows_in == Counter(row["source"] for row in rows)
+    ledger.check()
+
+    reasons = table(tmp_path / "out.reasons.csv")
+    assert {(line["source"], line["reason"]): int(line["rows"]) for line in reasons} == {
+        (source, reason): rows for source, counts in ledger.dropped.items() for reason, rows in counts.items()
+    }
+    funnel = table(tmp_path / "out.funnel.csv")
+    assert [line["stage"] for line in funnel] == [
+        *("ingest", "normalise", "language", "length", "heuristics", "pairs", "safety", "quality"),
+        *("exact_duplicates", "near_duplicates", "contamination"),
+    ]
+    assert int(funnel[0]["rows"]) == len(rows)
+    assert int(funnel[-1]["rows"]) == result.rows == len(rows) - sum(int(line["dropped"]) for line in funnel)
+    dropped = {line["stage"]: int(line["dropped"]) for line in funnel}
+    assert dropped["safety"] == dropped["quality"] == 0
+    assert min(dropped[s] for s in ("language", "length", "exact_duplicates", "near_duplicates", "contamination")) > 0
+
+    kept = result.read()
+    assert len(set(kept["id"].to_pylist())) == len(kept)
+    assert {"en", "zh"} == set(kept["lang"].to_pylist())
+    assert result.stats == {f"lang.{code}": n for code, n in Counter(kept["lang"].to_pylist()).items()}
+    objects = Counter(url for url in kept["url"].to_pylist() if url)
+    per_object: dict[str, set[str]] = {}
+    for url in objects:
+        per_object.setdefault(url.split("/")[0], set()).add(url)
+    assert len(per_object) == 118  # all but those held out
+    forms = Counter(kept["source"].to_pylist())
+    assert forms["doc.named"] == forms["doc.summary"] == 118  # one row of each form survives, and both do
+    assert not (tmp_path / "out" / "_judgements").exists()
+
+
+def test_rejected_rows_say_why(filtered: Filter) -> None:
+    result = filtered(corpus(30), languages=["en", "zh"])
+    rejected = result.read_rejected().to_pylist()
+    known = {*result.read()["id"].to_pylist(), *(row["id"] for row in rejected)}
+    for row in rejected:
+        assert row["kind"] == "dropped"
+        assert row["record"].startswith("{")
+        if row["reason"].endswith("_duplicate"):
+            assert int(row["detail"].removeprefix("of ")) in known
+    assert {row["detail"] for row in rejected if row["reason"] == "language"} == {"de"}
+
+
+def test_the_survivors_do_not_depend_on_order_or_shards(filtered: Filter) -> None:
+    rows = corpus(60)
+    first = filtered(rows, per_shard=1000, out="a", languages=["en", "zh"]).read()
+    second = filtered(rows[::-1], per_shard=70, out="b", languages=["en", "zh"]).read()
+    columns = ("id", "url", "source", "lang")
+    one, two = ({tuple(row[c] for c in columns) for row in result.to_pylist()} for result in (first, second))
+    assert one == two
+
+
+def test_the_bytes_do_not_depend_on_workers(filtered: Filter, tmp_path: Path) -> None:
+    rows = corpus(60)
+    heldout = [row for row in rows[:8] if row["task"] == "retri_contrast"]
+    for workers in (1, 2):
+        filtered(rows, heldout, per_shard=40, workers=workers, out=f"out{workers}")
+    assert files(tmp_path / "out1") == files(tmp_path / "out2")
+    assert (tmp_path / "out1.funnel.csv").read_bytes() == (tmp_path / "out2.funnel.csv").read_bytes()
+
+
+def test_classes_of_rows_that_pass_nothing_are_reported(
+    filtered: Filter, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    filtered(corpus(20), languages=["zh"])
+    assert "warning: source doc.named: all" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"no row is left to train on; source .* of them for 'language'"):
+        filtered(corpus(20), languages=["ko"], out="none")
+    assert int(table(tmp_path / "none.funnel.csv")[-1]["rows"]) == 0
+    assert not (tmp_path / "none" / "manifest.json").exists()
+
+
+def test_an_input_without_rows_is_refused(filtered: Filter) -> None:
+    with pytest.raises(InputError, match="no rows to filter"):
+        filtered([])
+
+
+def test_a_changed_parameter_is_applied_to_an_earlier_output(filtered: Filter) -> None:
+    rows = corpus(20)
+    assert filtered(rows, languages=["en", "zh"]).ledger.rows_out["zh"] == 20
+    assert filtered(rows, languages=["en"]).ledger.rows_out["zh"] == 0
+    assert filtered(rows, languages=["en", "zh"], near_duplicates={"threshold": None}).rows > 60
+
+
+COMMAND = """
+import sys
+from components.core.command import step_command
+from components.core.settings import RunParams
+from components.filter.step import STEP
+step_command(STEP, lambda: {"run": RunParams, **STEP.sections})(sys.argv[1:])
+"""
+PARAMS = """
+run: {workers: 1}
+filter: {languages: [en, zh]}
+evaluate: {suite: [{name: heldout, type: heldout}]}
+"""
+
+
+def start(project: Path, hash_seed: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(PROJECT)}
+    return subprocess.Popen([sys.executable, "-c", COMMAND], cwd=project, env=environment, stderr=subprocess.PIPE)
+
+
+def kill_when(project: Path, pattern: str) -> Path:
+    """Start the step and kill it, hard, as soon as a file matches; the file."""
+    process = start(project, "1")
+    try:
+        while process.poll() is None:
+            if found := sorted(project.glob(pattern)):
+                process.send_signal(signal.SIGKILL)
+                return found[0]
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.002)
+    finally:
+        process.kill()
+        process.communicate()
+    raise AssertionError(f"the step ended before {pattern} appeared")
+
+
+def test_a_killed_step_goes_on_and_gives_the_same_bytes(tmp_path: Path, make_dataset: Callable[..., Dataset]) -> None:
+    rows = corpus(250)
+    heldout = [row for row in rows[:20] if row["task"] == "retri_contrast"]
+    outputs = []
+    for name in ("killed", "undisturbed"):
+        project = tmp_path / name
+        make_dataset(project / "data/ingest", rows, 100)
+        make_dataset(project / "data/heldout", heldout)
+        (project / "params.yaml").write_text(PARAMS)
+        if name == "killed":
+            judged = kill_when(project, "data/filter/_judgements/0*.arrow")
+            assert not (project / "data/filter/manifest.json").exists()
+            before = judged.stat()
+            shard = kill_when(project, "data/filter/shards/*.parquet")
+            assert not (project / "data/filter/manifest.json").exists()
+            assert judged.stat().st_ino == before.st_ino  # it was not judged again
+            assert shard.exists()
+        process = start(project, "2" if name == "killed" else "3")
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        outputs.append(files(project / "data/filter") | files(project / "reports"))
+    assert outputs[0] == outputs[1]
+    assert not any(name.startswith("_") for name in outputs[0])
