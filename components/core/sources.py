@@ -1,0 +1,190 @@
+"""What a model is made from: the section `ingest` of params.yaml, and data/sources.json, its entries resolved."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from components.core import storage
+from components.core.errors import InputError
+from components.core.settings import Section
+
+FORMAT = "embedmill-sources/1"
+PYDOC = "pydoc:"
+FORMATS = ("jsonl", "csv", "tsv", "parquet")
+COMPRESSIONS = ("gz", "zst", "bz2")
+# The command that puts a stale list right; named in errors.
+RESOLVE = "embedmill sources"
+
+Task = Literal["retri_contrast", "cosent", "cls_contrast"]
+Column = Literal["text", "text_pos", "text_neg", "text_pair", "label", "lang", "url"]
+
+# What the dependencies of this project bring along, by import name; packages of a few objects only are left out.
+# fmt: off
+DEFAULT_PACKAGES = (
+    "PIL", "aiohttp", "alembic", "anyio", "asyncssh", "attr", "boto3", "botocore", "celery", "click", "cryptography",
+    "databricks", "dateutil", "docker", "dulwich", "dvc", "faiss", "fastapi", "filelock", "flask", "fontTools",
+    "fsspec", "git", "google", "graphql", "gunicorn", "httpx2", "huey", "huggingface_hub", "hydra", "jinja2",
+    "joblib", "kombu", "mako", "markdown_it", "matplotlib", "mlflow", "mpl_toolkits", "mpmath", "narwhals",
+    "networkx", "numpy", "opentelemetry", "packaging", "pandas", "prompt_toolkit", "psutil", "pyarrow", "pyasn1",
+    "pydantic", "pygit2", "pygments", "pyparsing", "requests", "rich", "s3transfer", "scipy", "sentence_transformers",
+    "setuptools", "sklearn", "sqlalchemy", "sqlparse", "sympy", "tokenizers", "torch", "tqdm", "transformers",
+    "urllib3", "wcwidth", "werkzeug",
+)
+# fmt: on
+
+
+class SourceParams(Section):
+    """One entry of `ingest.sources`: a file, folder, glob or S3 prefix of rows, or `pydoc:`."""
+
+    uri: str = Field(min_length=1, description="Path, folder, glob, s3://bucket/prefix, or 'pydoc:'.")
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[\w.-]+$",
+        description="Name in ledgers; by default the file's or folder's.",
+    )
+    task: Task | None = Field(default=None, description="Files: what the rows train.")
+    columns: dict[Column, str] = Field(
+        default_factory=dict, description="Files: column of a record → column of the file, where the names differ."
+    )
+    labels: dict[str, float] = Field(default_factory=dict, description="Files: label text → number (cosent).")
+    lang: str | None = Field(default=None, description="Language of every row, ISO 639-1; by default it is detected.")
+    holdout: float = Field(
+        default=0.0, ge=0, lt=1, description="Share kept for evaluation: of pydoc's modules, of files' distinct texts."
+    )
+    packages: tuple[str, ...] = Field(default=(), description="pydoc: packages, by import or distribution name.")
+    stdlib: bool = Field(default=False, description="pydoc: the standard library too.")
+    structure_rows: int = Field(default=10_000, ge=0, description="pydoc: at most this many graded pairs (cosent).")
+    class_rows: int = Field(default=10_000, ge=0, description="pydoc: at most this many texts with their package.")
+    passage_chars: int = Field(default=2000, ge=100, description="pydoc: passages are cut to this many characters.")
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> SourceParams:
+        given = self.model_fields_set
+        if self.is_pydoc:
+            wrong = given & {"task", "columns", "labels"}
+            if not self.packages and not self.stdlib:
+                raise ValueError("a source 'pydoc:' needs 'packages', 'stdlib: true' or both")
+        else:
+            wrong = given & {"packages", "stdlib", "structure_rows", "class_rows", "passage_chars"}
+            if self.task is None:
+                raise ValueError("a source of files needs a task: retri_contrast, cosent or cls_contrast")
+        if wrong:
+            kind = "a source 'pydoc:'" if self.is_pydoc else "a source of files"
+            raise ValueError(f"{kind} takes no {', '.join(sorted(wrong))}")
+        return self
+
+    @property
+    def is_pydoc(self) -> bool:
+        """Whether this is the documentation of installed packages rather than files."""
+        return self.uri == PYDOC
+
+    @property
+    def title(self) -> str:
+        """The name in ledgers and reports: as given, or the last part of the URI that is no pattern."""
+        if self.name is not None:
+            return self.name
+        parts = [part for part in PurePosixPath(self.uri).parts if not set(part) & set(storage.MAGIC)]
+        stem = parts[-1] if parts else "files"
+        carrier = carrier_of(stem)
+        if carrier is not None:
+            stem = stem.removesuffix(f".{carrier.compression}").removesuffix(f".{carrier.format}")
+        return re.sub(r"[^\w.-]+", "", stem) or "files"
+
+
+DEFAULT_SOURCES = (SourceParams(uri=PYDOC, stdlib=True, packages=DEFAULT_PACKAGES, holdout=0.08, lang="en"),)
+
+
+class IngestParams(Section):
+    """Section `ingest` of params.yaml."""
+
+    sources: tuple[SourceParams, ...] = Field(
+        default=DEFAULT_SOURCES, min_length=1, description="Where the text comes from."
+    )
+    shard_rows: int = Field(default=50_000, ge=1, description="Rows of a shard; larger files are split.")
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> IngestParams:
+        titles = [source.title for source in self.sources]
+        for index, title in enumerate(titles):
+            if titles.index(title) != index:
+                raise ValueError(f"sources {titles.index(title)} and {index} are both named {title!r}; give one a name")
+        return self
+
+
+class Carrier(NamedTuple):
+    """How rows are carried: one of FORMATS, and one of COMPRESSIONS or none."""
+
+    format: str
+    compression: str | None
+
+
+def carrier_of(uri: str) -> Carrier | None:
+    """The carrier that a file's suffixes name, or None for a file that rows cannot be read from."""
+    stem, _, last = uri.lower().rpartition(".")
+    compression = last if last in COMPRESSIONS else None
+    suffix = stem.rpartition(".")[2] if compression else last
+    if suffix not in FORMATS or (suffix == "parquet" and compression):
+        return None
+    return Carrier(suffix, compression)
+
+
+@dataclass(frozen=True)
+class SourceInput:
+    """One concrete input: a file (`size` in bytes) or an installed package (`size` in modules)."""
+
+    uri: str
+    digest: str
+    size: int
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedSource:
+    """An entry and its inputs, sorted by URI. `ignored` are files of a folder that carry no rows."""
+
+    params: SourceParams
+    inputs: tuple[SourceInput, ...]
+    ignored: tuple[str, ...] = ()
+
+
+def encode_sources(sources: Sequence[ResolvedSource]) -> bytes:
+    """The bytes of data/sources.json: equal sources give equal bytes."""
+    entries = [
+        {
+            "name": source.params.title,
+            "entry": source.params.model_dump(mode="json", exclude_defaults=True),
+            "inputs": [
+                {key: value for key, value in vars(each).items() if value is not None} for each in source.inputs
+            ],
+            **({"ignored": list(source.ignored)} if source.ignored else {}),
+        }
+        for source in sources
+    ]
+    return (
+        json.dumps({"format": FORMAT, "sources": entries}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    ).encode()
+
+
+def read_sources(uri: str) -> list[ResolvedSource]:
+    """Read data/sources.json. Raises InputError if it is none."""
+    try:
+        value: dict[str, Any] = json.loads(storage.read_bytes(uri))
+        if value["format"] != FORMAT:
+            raise InputError(f"{uri}: format is {value['format']!r}, expected {FORMAT!r}; run `{RESOLVE}`")
+        return [
+            ResolvedSource(
+                SourceParams.model_validate(entry["entry"]),
+                tuple(SourceInput(**each) for each in entry["inputs"]),
+                tuple(entry.get("ignored", ())),
+            )
+            for entry in value["sources"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{uri}: not a list of sources ({type(error).__name__}); run `{RESOLVE}`") from None

@@ -1,0 +1,1 @@
+"""The step `ingest`: sources of every kind become records of one schema."""

@@ -1,0 +1,80 @@
+"""The step `ingest`: a shard for each part of a source, first for training, then for evaluation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from components.core import storage
+from components.core.errors import InputError
+from components.core.fingerprint import code_digest
+from components.core.manifest import MANIFEST, Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.sources import RESOLVE, IngestParams, ResolvedSource, read_sources
+from components.core.step import Context
+from components.ingest.files import FilePart, file_parts, file_shard
+from components.ingest.pydoc import PydocPart, pydoc_parts, pydoc_shard
+
+
+def run(ctx: Context) -> None:
+    """Make both datasets. Raises InputError for a source that cannot be read, is empty or gives no record."""
+    params = ctx.section(IngestParams)
+    sources = read_sources(ctx.inputs["sources"])
+    listed = [source.params for source in sources if source.params in params.sources]
+    if listed != list(params.sources):
+        raise InputError(f"{ctx.inputs['sources']}: does not list the present ingest.sources; run `{RESOLVE}`")
+    datasets = []
+    for side, held_out in (("output", False), ("heldout", True)):
+        tasks = shard_tasks(sources, held_out, params.shard_rows)
+        progress = ctx.progress(f"ingest {side}", len(tasks), "shards")
+        fingerprint = code_digest("components.core", "components.ingest")
+        datasets.append(
+            build_dataset(ctx.outputs[side], "ingest", tasks, make_shard, fingerprint, ctx.workers, progress)
+        )
+    try:
+        check_sources(sources, datasets)
+    except InputError:
+        storage.remove(storage.join(ctx.outputs["output"], MANIFEST))  # nothing downstream may take it for finished
+        raise
+    train, held = datasets
+    quarantined = sum(sum(reasons.values()) for reasons in train.ledger.quarantined.values())
+    ctx.log(f"{train.rows:,} records to train on, {held.rows:,} held out, {quarantined:,} rows quarantined")
+
+
+def shard_tasks(sources: Sequence[ResolvedSource], held_out: bool, shard_rows: int) -> list[ShardTask]:
+    """The units of work for one side of the holdout, in the order of the sources."""
+    parts: list[tuple[str, PydocPart | FilePart]] = []
+    for source in sources:
+        if held_out and not source.params.holdout:
+            continue
+        parts += pydoc_parts(source, held_out) if source.params.is_pydoc else file_parts(source, held_out, shard_rows)
+    return [ShardTask(f"{number:05d}", key, part) for number, (key, part) in enumerate(parts)]
+
+
+def make_shard(task: ShardTask) -> ShardOutput:
+    """Read one part, whatever kind of source it belongs to."""
+    return pydoc_shard(task.payload) if isinstance(task.payload, PydocPart) else file_shard(task.payload)
+
+
+def check_sources(sources: Sequence[ResolvedSource], datasets: Sequence[Dataset]) -> None:
+    """Raise InputError for a source without rows, or without a single one that could be used."""
+    rows_in: Counter[str] = sum((dataset.ledger.rows_in for dataset in datasets), Counter())
+    rows_out: Counter[str] = sum((dataset.ledger.rows_out for dataset in datasets), Counter())
+    for source in sources:
+        uri, title = source.params.uri, source.params.title
+        names = [name for name in rows_in if name == title or (source.params.is_pydoc and name.startswith(f"{title}."))]
+        if not any(rows_in[name] for name in names):
+            raise InputError(f"{uri}: source {title!r} is empty: {len(source.inputs)} inputs, not one row")
+        if not any(rows_out[name] for name in names):
+            raise InputError(f"{uri}: {_why_nothing(title, datasets[0])}")
+
+
+def _why_nothing(title: str, dataset: Dataset) -> str:
+    reasons = dataset.ledger.quarantined[title]
+    reason, rows = min(reasons.items(), key=lambda item: (-item[1], item[0]))
+    example = next(
+        row for row in dataset.read_rejected().to_pylist() if (row["source"], row["reason"]) == (title, reason)
+    )
+    return (
+        f"not one of {reasons.total():,} rows of source {title!r} can be used; most often {reason} ({rows:,} rows), "
+        f"first in row {example['offset']} of {example['detail']}"
+    )

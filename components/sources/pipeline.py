@@ -1,0 +1,105 @@
+"""The step `sources`: entries of ingest.sources become concrete inputs, each with a digest of its content.
+
+It runs every time, so that new files, new feedback and newly installed versions start the rest of the chain; the list
+is replaced only if it has changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from components.core import storage
+from components.core.errors import InputError
+from components.core.fingerprint import digest_json
+from components.core.installed import STDLIB, find_package
+from components.core.sources import (
+    COMPRESSIONS,
+    FORMATS,
+    PYDOC,
+    IngestParams,
+    ResolvedSource,
+    SourceInput,
+    SourceParams,
+    carrier_of,
+    encode_sources,
+)
+from components.core.step import Context
+from components.sources.digests import FileDigests
+from components.sources.step import FEEDBACK
+
+
+def run(ctx: Context) -> None:
+    """Write the list of sources. Raises InputError for an entry that leads to nothing."""
+    digests = FileDigests()
+    entries = ctx.section(IngestParams).sources
+    sources = [resolve(entry, f"ingest.sources[{index}]", digests) for index, entry in enumerate(entries)]
+    feedback = ctx.inputs.get("feedback", FEEDBACK)
+    if storage.exists(feedback):
+        sources += read_feedback(feedback)
+    digests.save()
+    data, output = encode_sources(sources), ctx.outputs["output"]
+    if not storage.exists(output) or storage.read_bytes(output) != data:
+        storage.write_bytes(output, data)
+    inputs = sum(len(source.inputs) for source in sources)
+    ctx.log(f"{len(sources)} sources, {inputs} inputs")
+
+
+def resolve(entry: SourceParams, where: str, digests: FileDigests) -> ResolvedSource:
+    """The inputs of an entry, sorted. `where` names the entry in errors."""
+    if entry.is_pydoc:
+        return ResolvedSource(entry, tuple(_packages(entry, where)))
+    found = storage.list_files(entry.uri)
+    readable = [info for info in found if carrier_of(info.uri) is not None]
+    if not readable:
+        raise InputError(f"{where}: {entry.uri}: {_nothing(entry.uri, len(found))}")
+    inputs = []
+    for info in readable:
+        if storage.is_s3(info.uri):
+            digest = f"etag:{info.digest_hint}"
+        else:
+            digest = f"sha256:{digests.of(storage.local_path(info.uri))}"
+        inputs.append(SourceInput(info.uri, digest, info.size))
+    ignored = tuple(info.uri for info in found if carrier_of(info.uri) is None)
+    return ResolvedSource(entry, tuple(inputs), ignored)
+
+
+def read_feedback(uri: str) -> list[ResolvedSource]:
+    """The current version of the flywheel's feedback as a source; none while it has no files. Raises InputError."""
+    try:
+        current = json.loads(storage.read_bytes(uri))
+        files = [(str(each["uri"]), str(each["sha256"])) for each in current["files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{uri}: not a pointer to a feedback version ({type(error).__name__}: {error})") from None
+    entry = SourceParams(
+        uri=uri,
+        name="feedback",
+        task="retri_contrast",
+        columns={"text": "query", "text_pos": "clicked", "text_neg": "skipped"},
+    )
+    inputs = []
+    for file, sha256 in sorted(files):
+        found = storage.list_files(file)
+        if not found:
+            raise InputError(f"{uri}: lists {file}, which is not there")
+        inputs.append(SourceInput(file, f"sha256:{sha256}", found[0].size))
+    return [ResolvedSource(entry, tuple(inputs))] if inputs else []
+
+
+def _packages(entry: SourceParams, where: str) -> Iterator[SourceInput]:
+    names = sorted({*entry.packages, *([STDLIB] if entry.stdlib else [])})
+    for name in names:
+        package = find_package(name)
+        if package is None:
+            raise InputError(f"{where}: package {name!r} is not installed; name an import package or a distribution")
+        modules = len(package.modules)
+        yield SourceInput(f"{PYDOC}{name}", digest_json([package.version, modules]), modules, package.version)
+
+
+def _nothing(uri: str, others: int) -> str:
+    suffixes = f"{', '.join(f'.{each}' for each in FORMATS)} (or with {', '.join(f'.{each}' for each in COMPRESSIONS)})"
+    if others:
+        return f"no file that rows can be read from among {others}; wanted {suffixes}"
+    if any(character in uri for character in storage.MAGIC):
+        return "the pattern matches no file"
+    return "no such file, folder or prefix" if not storage.is_s3(uri) else "no object with this key or prefix"
