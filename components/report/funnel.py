@@ -54,13 +54,13 @@ def funnel_block(evidence: Evidence) -> Block:
     title = "Where the rows went"
     if not read:
         return Block("rows", "Rows", title, "The ledger of each step.", note("Ingest read no rows at all."))
-    bars = [Bar("Read from the sources", count(read), 0, read, "strong")]
+    bars = [Bar("Read for training", count(read), 0, read, "strong")]
     for step, ledger in ledgers.items():
         bars += step_bars(step, ledger, read)
-    summary = f"{count(read)} rows read, {count(trained)} left to train on, with the reason for each loss."
+    summary = f"{count(read)} rows read, {count(trained)} left to train on, with the reason for every other."
     chart = figure_svg("funnel", "Funnel of rows", summary, len(bars) * ROW, bar_chart(bars, read))
-    lede = f"Of {count(read)} rows read, {count(trained)} ({share(trained, read)}) were left to train on. "
-    lede += f"{count(evidence.heldout_rows) if evidence.heldout_rows else 'No'} rows are kept apart for evaluation."
+    lede = f"Of {count(read)} rows read for training, {count(trained)} ({share(trained, read)}) were left. "
+    lede += f"{count(evidence.heldout_rows) if evidence.heldout_rows else 'No'} other rows are held out for evaluation."
     by_step = figure(
         "Rows by step",
         "Every row that came in is counted once: kept, dropped for a reason, or quarantined because it could not be "

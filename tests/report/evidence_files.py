@@ -122,8 +122,7 @@ def write_datasets(root: Path) -> None:
     """The ledgers of three steps, and the rows held out."""
     sources = {"pydoc.named": 34120, "pydoc.package": 8000, "pydoc.structure": 21000, "pydoc.summary": 34120}
     held_out = {"pydoc.named": 2710, "pydoc.summary": 2710}
-    kept_apart = {name: {"held_out": rows} for name, rows in held_out.items()}
-    ingest = ledger(sources, kept_apart, {"pydoc.package": {"no_docstring": 13}})
+    ingest = ledger(sources, {}, {"pydoc.package": {"not_python": 13}})
     named = {"exact_duplicate": 2801, "near_duplicate": 4122, "too_short": 730, "language": 61}
     summary = {
         "exact_duplicate": 3911, "near_duplicate": 5210, "too_short": 1730, "contaminated": 212, "few_letters": 9,

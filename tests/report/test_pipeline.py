@@ -52,8 +52,8 @@ def test_the_page_tells_the_whole_run(evidence: Evidence) -> None:
     assert texts(root, "pill")[:2] == ["Champion", "Gate passed"]
     assert texts(root, "score") == ["53.1nDCG@10 on pydoc, 1,024 dimensions"]
     assert "pretrained only +1.5, BM25 +8.3, wordllama +18.8 points" in text
-    assert "Of 97,240 rows read, 68,622 (70.6 %) were left to train on." in text
-    assert {"near duplicate", "no docstring (quarantined)", "2 other reasons"} <= set(texts(root, "bar-label"))
+    assert "Of 97,240 rows read for training, 74,042 (76.1 %) were left. 5,420 other rows are held out" in text
+    assert {"near duplicate", "not python (quarantined)", "2 other reasons"} <= set(texts(root, "bar-label"))
     assert texts(root, "threshold-label") == ["threshold 0.14"]
     assert texts(root, "note") == []
 
