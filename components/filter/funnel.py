@@ -1,46 +1,30 @@
-"""The funnel: rows left after each stage, and rows dropped by reason and source, as two CSV files."""
+"""The funnel: rows left after each stage and why the others went, as a CSV file that plots and reads well."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable
 
-from components.filter.verdict import CODES, KEPT, REASONS, STAGES
+from components.filter.verdict import CODES, STAGES
 
 FIRST_STAGE = "ingest"
+COLUMNS = ("stage", "rows", "dropped", "reasons")
 
 
-def count_reasons(sources: Iterable[str], codes: Iterable[int]) -> Counter[tuple[str, int]]:
-    """Rows by (source, reason code)."""
-    return Counter(zip(sources, codes, strict=True))
+def funnel_csv(rows_by_code: Counter[int]) -> bytes:
+    """One line for each stage in order: rows left after it, rows dropped in it, and these by reason.
 
-
-def funnel_csv(counts: Counter[tuple[str, int]]) -> bytes:
-    """One line for each stage in order: stage, rows left after it, rows dropped in it."""
-    by_code: Counter[int] = Counter()
-    for (_, code), rows in counts.items():
-        by_code[code] += rows
-    left = sum(by_code.values())
-    lines: list[list[object]] = [["stage", "rows", "dropped"], [FIRST_STAGE, left, 0]]
-    for stage, reasons in STAGES.items():
-        dropped = sum(by_code[CODES[reason]] for reason in reasons)
-        left -= dropped
-        lines.append([stage, left, dropped])
-    return _csv(lines)
-
-
-def reasons_csv(counts: Counter[tuple[str, int]]) -> bytes:
-    """One line for each stage, reason and source with rows dropped: stage, reason, source, rows."""
-    stages = {reason: stage for stage, reasons in STAGES.items() for reason in reasons}
-    lines: list[list[object]] = [["stage", "reason", "source", "rows"]]
-    for code, source in sorted((code, source) for source, code in counts if code != KEPT):
-        lines.append([stages[REASONS[code]], REASONS[code], source, counts[source, code]])
-    return _csv(lines)
-
-
-def _csv(lines: list[list[object]]) -> bytes:
+    `rows_by_code` counts rows by reason code (KEPT included). Counts by source stand in the dataset's ledger.
+    """
+    left = rows_by_code.total()
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerow([FIRST_STAGE, left, 0, ""])
+    for stage, reasons in STAGES.items():
+        counts = {reason: rows_by_code[CODES[reason]] for reason in reasons if rows_by_code[CODES[reason]]}
+        left -= sum(counts.values())
+        spelt = "; ".join(f"{reason} {rows}" for reason, rows in counts.items())
+        writer.writerow([stage, left, sum(counts.values()), spelt])
     return text.getvalue().encode()

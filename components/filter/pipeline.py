@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -50,12 +50,13 @@ def run(context: Context) -> None:
     judgements = _judge_shards(context, params, ingest, reference, area, digest_json([fingerprint, reference.digest]))
 
     _meet(judgements, ingest, params)
-    counts: Counter[tuple[str, int]] = Counter()
+    counts: dict[str, Counter[int]] = {}
     for judgement in judgements:
-        counts += funnel.count_reasons(judgement.sources, judgement.verdict.codes.tolist())
-    storage.write_bytes(context.outputs["funnel"], funnel.funnel_csv(counts))
-    storage.write_bytes(context.outputs["reasons"], funnel.reasons_csv(counts))
-    _report(context, ingest, counts)
+        for source, code in zip(judgement.sources, judgement.verdict.codes.tolist(), strict=True):
+            counts.setdefault(source, Counter())[code] += 1
+    total = sum(counts.values(), Counter())
+    storage.write_bytes(context.outputs["funnel"], funnel.funnel_csv(total))
+    _check_sources(context, ingest, counts)
 
     tasks = [
         ShardTask(shard.name, digest_json([shard.sha256, work.digest]), work)
@@ -213,24 +214,17 @@ def _write_shard(task: ShardTask, ingest: Dataset) -> ShardOutput:
     )
 
 
-def _report(context: Context, ingest: Dataset, counts: Counter[tuple[str, int]]) -> None:
-    """Say how many rows stay; raise InputError if none does, warn of sources that lose every row."""
-    total: Counter[str] = Counter()
-    kept: Counter[str] = Counter()
-    reasons: dict[str, Counter[str]] = {}
-    for (source, code), rows in counts.items():
-        total[source] += rows
-        kept[source] += rows if code == KEPT else 0
-        if code != KEPT:
-            reasons.setdefault(source, Counter())[REASONS[code]] += rows
-    for source in sorted(total):
-        if not kept[source]:
-            reason, rows = max(sorted(reasons[source].items()), key=lambda item: item[1])
-            line = f"source {source}: all {total[source]:,} rows were dropped, {rows:,} of them for {reason!r}"
-            if not sum(kept.values()):
+def _check_sources(context: Context, ingest: Dataset, counts: Mapping[str, Counter[int]]) -> None:
+    """Say how many rows stay; warn of each source that loses every row, raise InputError if all do."""
+    kept = sum(codes[KEPT] for codes in counts.values())
+    for source, codes in sorted(counts.items()):
+        if not codes[KEPT]:
+            code, rows = min(codes.items(), key=lambda item: (-item[1], item[0]))
+            line = f"source {source}: all {codes.total():,} rows were dropped, {rows:,} of them for {REASONS[code]!r}"
+            if not kept:
                 raise InputError(f"{ingest.uri}: no row is left to train on; {line}")
             context.log(f"warning: {line}")
-    context.log(f"{sum(kept.values()):,} of {sum(total.values()):,} rows kept")
+    context.log(f"{kept:,} of {ingest.rows:,} rows kept")
 
 
 def _remove(area: str) -> None:

@@ -16,8 +16,7 @@ STEP = Step(
     ),
     outputs=(
         Port("output", "dataset", "data/filter", "Records that passed every stage."),
-        Port("funnel", "file", "reports/filter/funnel.csv", "Rows left after each stage."),
-        Port("reasons", "file", "reports/filter/reasons.csv", "Rows dropped, by stage, reason and source."),
+        Port("funnel", "file", "reports/filter/funnel.csv", "Rows left after each stage, and why others went."),
     ),
     run="components.filter.pipeline:run",
     resources=Resources(cpu=2, memory_gib=4),

@@ -58,7 +58,6 @@ def filtered(tmp_path: Path, make_dataset: MakeDataset) -> Callable[..., Dataset
             {
                 "output": str(tmp_path / out),
                 "funnel": str(tmp_path / f"{out}.funnel.csv"),
-                "reasons": str(tmp_path / f"{out}.reasons.csv"),
             },
         )
         run(context)

@@ -19,7 +19,11 @@ def languages(*pairs: tuple[str, str], given: str | None = None, wanted: tuple[s
 
 def test_scripts_decide_by_themselves() -> None:
     assert languages(("怎么还款", "还款方式"), ("iPhone 怎么截屏", "花呗 iphone")) == ["zh", "zh"]
-    assert languages(("カタカナとひらがな", "日本語の文"), ("한국어 문장입니다", "또 다른 문장")) == ["ja", "ko"]
+    assert languages(
+        ("カタカナとひらがな", "日本語の文"),
+        ("求铃木みら乃作品合集", "铃木みら乃的作品"),
+        ("한국어 문장입니다", "또 다른 문장"),
+    ) == ["ja", "zh", "ko"]
     english = "The character 中 appears in the middle of this English sentence about writing systems."
     assert languages((english, english)) == ["en"]
 
