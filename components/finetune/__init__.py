@@ -1,0 +1,1 @@
+"""The finetune step: retrieval, similarity and classes together, with mined hard negatives."""

@@ -1,0 +1,24 @@
+"""Declaration of the step `finetune`."""
+
+from __future__ import annotations
+
+from components.core.step import Port, Resources, Step
+from components.finetune.params import FinetuneParams
+
+STEP = Step(
+    name="finetune",
+    summary="Train retrieval, similarity and classes together, with mined hard negatives.",
+    sections={"finetune": FinetuneParams},
+    inputs=(
+        Port("input", "dataset", "data/score", "Scored records."),
+        Port("model", "model", "models/pretrain", "Pretrained model."),
+    ),
+    outputs=(
+        Port("output", "model", "models/finetune", "Model as a sentence-transformers folder."),
+        Port("loss", "file", "reports/finetune/loss.csv", "Loss of every step."),
+        Port("metrics", "file", "reports/finetune/metrics.json", "Rows, negatives, steps and final losses by task."),
+    ),
+    run="components.finetune.pipeline:run",
+    image="train",
+    resources=Resources(cpu=2, memory_gib=8),
+)

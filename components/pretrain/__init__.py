@@ -1,0 +1,1 @@
+"""The pretrain step: a static embedding from scratch."""

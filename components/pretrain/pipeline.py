@@ -1,0 +1,127 @@
+"""Pretraining: learn the tokens, start the table, distil the teachers, contrast the pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.core.errors import UsageError
+from components.core.fingerprint import code_digest, digest_json
+from components.core.step import Context
+from components.pretrain.initial import initial_table, principal_axes
+from components.pretrain.params import PretrainParams
+from components.training.checkpoint import Checkpoints
+from components.training.corpus import Corpus, read_corpus
+from components.training.encoder import Encoder, encode_cached, open_encoder
+from components.training.history import final_losses, write_losses, write_metrics
+from components.training.lanes import use_threads
+from components.training.loop import Optimiser, Phase, train
+from components.training.model import StaticModel, save_model
+from components.training.objectives import Distillation, Matryoshka, Retrieval
+from components.training.vocabulary import learn_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from components.training.tokens import TokenStore
+
+WORK = Path(".embedmill")
+
+
+def run(ctx: Context) -> None:
+    """Run the step."""
+    import torch
+
+    params = ctx.section(PretrainParams)
+    use_threads(ctx.threads)
+    corpus = read_corpus(ctx.inputs["input"])
+    tokenizer = _tokenizer(params, corpus)
+    store = corpus.tokenised(tokenizer, WORK / "cache" / "tokens")
+    ctx.log(f"{len(store):,} distinct texts, {len(store.tokens):,} tokens of {tokenizer.get_vocab_size():,} kinds")
+
+    made_from = [
+        params.model_dump(mode="json"),
+        [ctx.seed, corpus.digest, tokenizer.to_str(), torch.__version__],
+        code_digest("components.core", "components.training", "components.pretrain"),
+    ]
+    checkpoints = Checkpoints(WORK / "checkpoints" / "pretrain", digest_json(made_from))
+    start = checkpoints.latest()
+    teachers = {lang: open_encoder(params.teachers[lang]) for lang in corpus.languages() if lang in params.teachers}
+    phases = [*_distillation(ctx, params, corpus, store, teachers), *_contrast(ctx, params, corpus, store)]
+    if start:
+        weight_VD = start.tensors["weight"]
+        ctx.log(f"goes on after step {len(start.values['log'])}")
+    else:
+        table_VD = initial_table(tokenizer, store, max(params.dims), ctx.seed, teachers, params.teacher_share)
+        weight_VD = torch.from_numpy(table_VD)
+    model = StaticModel(tokenizer, weight_VD)
+
+    with ctx.progress("pretrain", sum(len(phase.steps) for phase in phases), "steps") as bar:
+        log = train(model, store, phases, checkpoints, params.checkpoint_steps, bar.advance, start)
+    save_model(model, ctx.outputs["output"], {"matryoshka_dims": sorted(params.dims, reverse=True)})
+    write_losses(ctx.outputs["loss"], log)
+    metrics = {
+        "records": len(corpus.table),
+        "texts": len(store),
+        "tokens": len(store.tokens),
+        "vocabulary": tokenizer.get_vocab_size(),
+        "steps": len(log),
+        "loss": final_losses(log),
+    }
+    write_metrics(ctx.outputs["metrics"], metrics)
+    checkpoints.clear()
+
+
+def _tokenizer(params: PretrainParams, corpus: Corpus) -> Tokenizer:
+    if params.tokenizer == "train":
+        tokenizer = learn_tokenizer(corpus.texts, params.vocab_size, params.min_frequency)
+    else:
+        tokenizer = load_tokenizer(params.tokenizer)
+    tokenizer.enable_truncation(params.max_tokens)
+    return tokenizer
+
+
+def _distillation(
+    ctx: Context, params: PretrainParams, corpus: Corpus, store: TokenStore, teachers: dict[str, Encoder]
+) -> list[Phase]:
+    """The distillation phases, one for each language that is to be distilled and is there."""
+    languages = [lang for lang in params.distill.languages if lang in teachers]
+    if params.objective == "distill" and not languages:
+        there = ", ".join(corpus.languages()) or "none"
+        raise UsageError(
+            f"pretrain.distill.languages: no records with a teacher in {', '.join(params.distill.languages)} "
+            f"(languages of the records: {there}); add a language, or set pretrain.objective to contrastive"
+        )
+    if params.objective == "contrastive":
+        return []
+    phases = []
+    for lang in languages:
+        texts = corpus.texts_of_language(lang)
+        teacher = teachers[lang]
+        bar = ctx.progress(f"teacher {teacher.name}", len(texts), "texts")
+        vector_NE = encode_cached(teacher, texts, WORK / "cache" / "teacher", ctx.workers, bar)
+        dims = [dim for dim in params.dims if dim <= teacher.dims] or [min(params.dims)]
+        matryoshka = Matryoshka.of(dims, params.reduction)
+        target_NE = principal_axes(vector_NE)
+        objective = Distillation(store.rows_of(texts), target_NE, params.distill.batch_size, matryoshka)
+        optimiser = Optimiser(params.distill.lr, params.warmup)
+        phases.append(Phase(f"distil {lang}", [objective], params.distill.epochs, optimiser, ctx.seed))
+    return phases
+
+
+def _contrast(ctx: Context, params: PretrainParams, corpus: Corpus, store: TokenStore) -> list[Phase]:
+    """The contrastive phase, if there are retrieval pairs."""
+    rows = corpus.retrieval(store)
+    if params.objective == "distill" or not len(rows.query):
+        return []
+    objective = Retrieval(
+        rows.query,
+        rows.positive,
+        rows.negatives,
+        params.contrast.batch_size,
+        1 / params.contrast.temperature,
+        Matryoshka.of(params.dims, params.reduction),
+        params.precision == "bf16",
+    )
+    optimiser = Optimiser(params.contrast.lr, params.warmup)
+    return [Phase("contrast", [objective], params.contrast.epochs, optimiser, ctx.seed)]

@@ -1,0 +1,21 @@
+"""Declaration of the step `pretrain`."""
+
+from __future__ import annotations
+
+from components.core.step import Port, Resources, Step
+from components.pretrain.params import PretrainParams
+
+STEP = Step(
+    name="pretrain",
+    summary="Train a static embedding from scratch: distil a teacher, then contrast the pairs.",
+    sections={"pretrain": PretrainParams},
+    inputs=(Port("input", "dataset", "data/score", "Scored records."),),
+    outputs=(
+        Port("output", "model", "models/pretrain", "Model as a sentence-transformers folder."),
+        Port("loss", "file", "reports/pretrain/loss.csv", "Loss of every step."),
+        Port("metrics", "file", "reports/pretrain/metrics.json", "Rows, vocabulary, steps and final losses."),
+    ),
+    run="components.pretrain.pipeline:run",
+    image="train",
+    resources=Resources(cpu=2, memory_gib=8),
+)

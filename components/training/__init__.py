@@ -1,0 +1,1 @@
+"""The training engine that pretrain and finetune share, and the encoders that other steps read models with."""

@@ -1,0 +1,240 @@
+"""What a batch of each task is trained on: the texts it needs, and loss and gradient on their embeddings.
+
+Piccolo2's hybrid: retrieval pairs by InfoNCE with in-batch and hard negatives, graded pairs by CoSENT, classes by
+contrast with other label texts only; and distillation of a teacher's vectors. Each runs at all Matryoshka dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from components.training.corpus import ABSENT, Rows
+from components.training.losses import class_contrast, cosent, distillation, matryoshka
+from components.training.plan import TaskRows
+from components.training.static import fused_info_nce
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Matryoshka:
+    """Ascending dimensions that the loss is taken at, and their weights, which already hold the reduction."""
+
+    dims: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    @classmethod
+    def of(cls, dims: Sequence[int], reduction: str) -> Matryoshka:
+        """Equal weights: their sum is 1 for ``mean``, the number of dimensions for ``sum``."""
+        weight = 1.0 / len(dims) if reduction == "mean" else 1.0
+        return cls(tuple(sorted(dims)), (weight,) * len(dims))
+
+
+class Objective(Protocol):
+    """One task: its rows for the plan, the texts of a batch, and the loss on their embeddings."""
+
+    task: TaskRows
+
+    def texts(self, rows: Rows) -> Rows:
+        """Rows of the token store to embed for a batch, [T]."""
+        ...
+
+    def loss(self, embedding_TD: Tensor, rows: Rows) -> tuple[float, Tensor]:
+        """Loss of the batch and its gradient [T, D]."""
+        ...
+
+
+class Retrieval:
+    """InfoNCE: store rows of queries [N], positives [N], hard negatives [N, K] (``ABSENT`` where a row has fewer)."""
+
+    def __init__(
+        self,
+        query_N: Rows,
+        positive_N: Rows,
+        negative_NK: Rows,
+        batch_size: int,
+        scale: float,
+        matryoshka: Matryoshka,
+        bf16: bool,
+    ) -> None:
+        self._query_N, self._positive_N, self._negative_NK = query_N, positive_N, negative_NK
+        self._scale, self._matryoshka, self._bf16 = scale, matryoshka, bf16
+        # queries and positives must be distinct in a batch: a repeated one would be a false negative
+        texts = np.stack([query_N, positive_N], axis=1).astype(np.uint64)
+        self.task = TaskRows("retri_contrast", texts, batch_size)
+        self._related = Related(query_N, positive_N)
+
+    def texts(self, rows: Rows) -> Rows:
+        """Queries, positives, then the distinct mined negatives that are no positive of the batch already."""
+        positive_B = self._positive_N[rows]
+        mined = np.unique(self._negative_NK[rows])
+        extra = np.setdiff1d(mined[mined != ABSENT], positive_B)
+        return np.concatenate([self._query_N[rows], positive_B, extra])
+
+    def loss(self, embedding_TD: Tensor, rows: Rows) -> tuple[float, Tensor]:
+        """Every query against every positive and negative of the batch, save those known to be relevant to it."""
+        import torch
+
+        count = len(rows)
+        mask_BM = self._related.mask(self._query_N[rows], self.texts(rows)[count:])
+        loss, grad_query_BD, grad_passage_MD = fused_info_nce(
+            embedding_TD[:count],
+            embedding_TD[count:],
+            self._scale,
+            self._matryoshka.dims,
+            self._matryoshka.weights,
+            torch.from_numpy(mask_BM) if mask_BM.any() else None,
+            self._bf16,
+        )
+        return loss, torch.cat([grad_query_BD, grad_passage_MD])
+
+
+class Related:
+    """What is known to be relevant: a query's own text and all of its positives are never its negatives."""
+
+    def __init__(self, query_N: Rows, positive_N: Rows) -> None:
+        order = np.lexsort((positive_N, query_N))
+        self._query_N, self._positive_N = query_N[order], positive_N[order]
+
+    def mask(self, query_B: Rows, candidate_M: Rows) -> npt.NDArray[np.bool_]:
+        """True where candidate m is no negative of query b [B, M]; candidate b is the positive of query b."""
+        mask_BM: npt.NDArray[np.bool_] = query_B[:, None] == candidate_M[None, :]
+        starts_B = np.searchsorted(self._query_N, query_B, side="left")
+        stops_B = np.searchsorted(self._query_N, query_B, side="right")
+        for b in np.flatnonzero(stops_B - starts_B > 1):
+            mask_BM[b] |= np.isin(candidate_M, self._positive_N[starts_B[b] : stops_B[b]])
+        np.fill_diagonal(mask_BM, False)
+        return mask_BM
+
+
+class Similarity:
+    """CoSENT over graded pairs: store rows of both sides [N], label [N], higher = more alike."""
+
+    def __init__(
+        self,
+        left_N: Rows,
+        right_N: Rows,
+        label_N: npt.NDArray[np.float64],
+        batch_size: int,
+        scale: float,
+        matryoshka: Matryoshka,
+        weight: float,
+    ) -> None:
+        self._left_N, self._right_N, self._label_N = left_N, right_N, label_N
+        self._scale, self._matryoshka, self._weight = scale, matryoshka, weight
+        self.task = TaskRows("cosent", np.zeros((len(left_N), 0), dtype=np.uint64), batch_size)
+
+    def texts(self, rows: Rows) -> Rows:
+        """Left texts, then right texts."""
+        return np.concatenate([self._left_N[rows], self._right_N[rows]])
+
+    def loss(self, embedding_TD: Tensor, rows: Rows) -> tuple[float, Tensor]:
+        """CoSENT of the batch at every dimension, times the task's weight."""
+        import torch
+
+        label_B = torch.from_numpy(self._label_N[rows])
+
+        def value(embedding_TD: Tensor) -> Tensor:
+            left_BD, right_BD = embedding_TD[: len(rows)], embedding_TD[len(rows) :]
+            return matryoshka(
+                partial(cosent, label_B=label_B, scale=self._scale),
+                (left_BD, right_BD),
+                self._matryoshka.dims,
+                [self._weight * weight for weight in self._matryoshka.weights],
+                reduction="sum",
+            )
+
+        return value_and_gradient(value, embedding_TD)
+
+
+class ClassContrast:
+    """A text against its label text and other label texts: store rows [N], [N], [N, K] (``ABSENT`` pads)."""
+
+    def __init__(
+        self,
+        text_N: Rows,
+        label_N: Rows,
+        other_NK: Rows,
+        batch_size: int,
+        scale: float,
+        matryoshka: Matryoshka,
+        weight: float,
+    ) -> None:
+        self._text_N, self._class_NC = text_N, np.concatenate([label_N[:, None], other_NK], axis=1)
+        self._scale, self._matryoshka, self._weight = scale, matryoshka, weight
+        self.task = TaskRows("cls_contrast", np.zeros((len(text_N), 0), dtype=np.uint64), batch_size)
+
+    def texts(self, rows: Rows) -> Rows:
+        """Texts, then the distinct label texts of the batch in ascending order."""
+        return np.concatenate([self._text_N[rows], self._labels(rows)])
+
+    def loss(self, embedding_TD: Tensor, rows: Rows) -> tuple[float, Tensor]:
+        """Class contrast of the batch at every dimension, times the task's weight."""
+        import torch
+
+        class_BC = self._class_NC[rows]
+        place_BC = torch.from_numpy(np.searchsorted(self._labels(rows), class_BC).clip(max=len(self._labels(rows)) - 1))
+        mask_BC = torch.from_numpy(class_BC == ABSENT)
+
+        def value(embedding_TD: Tensor) -> Tensor:
+            text_BD, label_LD = embedding_TD[: len(rows)], embedding_TD[len(rows) :]
+            return matryoshka(
+                partial(class_contrast, scale=self._scale, mask_BC=mask_BC),
+                (text_BD, label_LD[place_BC]),
+                self._matryoshka.dims,
+                [self._weight * weight for weight in self._matryoshka.weights],
+                reduction="sum",
+            )
+
+        return value_and_gradient(value, embedding_TD)
+
+    def _labels(self, rows: Rows) -> Rows:
+        distinct: Rows = np.unique(self._class_NC[rows])
+        named: Rows = distinct[distinct != ABSENT]
+        return named
+
+
+class Distillation:
+    """Regression of the student onto a teacher: store rows [N], the teacher's vectors [N, E] in principal axes."""
+
+    def __init__(
+        self,
+        text_N: Rows,
+        target_NE: npt.NDArray[np.float32],
+        batch_size: int,
+        matryoshka: Matryoshka,
+    ) -> None:
+        self._text_N, self._target_NE, self._matryoshka = text_N, target_NE, matryoshka
+        self.task = TaskRows("distill", np.zeros((len(text_N), 0), dtype=np.uint64), batch_size)
+
+    def texts(self, rows: Rows) -> Rows:
+        """The texts themselves."""
+        return self._text_N[rows]
+
+    def loss(self, embedding_TD: Tensor, rows: Rows) -> tuple[float, Tensor]:
+        """1 − cosine of student and teacher, at every dimension."""
+        import torch
+
+        target_BE = torch.from_numpy(self._target_NE[rows])
+        dims, weights = self._matryoshka.dims, self._matryoshka.weights
+        return value_and_gradient(
+            lambda student_BD: matryoshka(distillation, (student_BD, target_BE), dims, weights, reduction="sum"),
+            embedding_TD,
+        )
+
+
+def value_and_gradient(value: Callable[[Tensor], Tensor], embedding_TD: Tensor) -> tuple[float, Tensor]:
+    """``value`` of the embeddings and its gradient [T, D], by autograd over the embeddings only."""
+    import torch
+
+    leaf_TD = embedding_TD.detach().requires_grad_()
+    loss = value(leaf_TD)
+    (grad_TD,) = torch.autograd.grad(loss, leaf_TD)
+    return float(loss.detach()), grad_TD
