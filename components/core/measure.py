@@ -8,7 +8,7 @@ one with the lower index comes first. All values are in percent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -94,18 +94,29 @@ def retrieval_metrics(queries: Floats, passages: Floats, task: RetrievalTask) ->
     return measure_embedded(task, Embedded(queries, passages), ())[queries.shape[1]]
 
 
-def ranking_metrics(scores: Sequence[Floats] | Floats, task: RetrievalTask) -> Scores:
-    """Metrics of any system from its scores [Q, P], given whole or as consecutive blocks of rows."""
+def ranking_metrics(blocks: Iterable[Floats], task: RetrievalTask) -> Scores:
+    """Metrics of any system from its scores [Q, P], given as consecutive blocks of rows."""
     import torch
 
     judgements = Judgements.of(task)
     ranks = np.empty(len(judgements.query), np.int64)
     start = 0
-    for block in [scores] if isinstance(scores, np.ndarray) else scores:
+    for block in blocks:
         part = judgements.within(start, start + len(block))
         ranks[part] = _ranks(torch.from_numpy(block), judgements.query[part] - start, judgements.passage[part])
         start += len(block)
     return judgements.metrics(ranks)
+
+
+def relevant_ranks(embedded: Embedded, task: RetrievalTask) -> list[dict[int, int]]:
+    """For each query the rank (from 1) of every relevant passage: passage index → rank."""
+    judgements = Judgements.of(task)
+    native = embedded.left.shape[1]
+    found: list[dict[int, int]] = [{} for _ in task.qrels]
+    ranks = _ranks_by_dim(embedded, judgements, [native])[native]
+    for row, passage, rank in zip(judgements.query.tolist(), judgements.passage.tolist(), ranks.tolist(), strict=True):
+        found[row][passage] = rank
+    return found
 
 
 def sts_spearman(left: Floats, right: Floats, labels: Sequence[float]) -> float:

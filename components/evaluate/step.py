@@ -1,0 +1,28 @@
+"""Declaration of the step `evaluate`."""
+
+from __future__ import annotations
+
+from components.core.step import Port, Resources, Step
+from components.core.suite import EvaluateParams
+from components.core.teacher import ScoreParams
+
+STEP = Step(
+    name="evaluate",
+    summary="Measure the model at every dimension beside its baselines.",
+    sections={"evaluate": EvaluateParams, "score": ScoreParams},
+    inputs=(
+        Port("model", "model", "models/export", "The model to measure."),
+        Port("pretrained", "model", "models/pretrain", "The same model before fine-tuning."),
+        Port("heldout", "dataset", "data/heldout", "Records held out for evaluation."),
+    ),
+    outputs=(
+        Port(
+            "metrics", "file", "reports/evaluate/metrics.json", "Headline score, and the main metric of every system."
+        ),
+        Port("quality", "file", "reports/evaluate/quality.csv", "Every measured value."),
+        Port("examples", "file", "reports/evaluate/examples.json", "Hits and misses of the model."),
+    ),
+    run="components.evaluate.pipeline:run",
+    image="train",
+    resources=Resources(cpu=2, memory_gib=4),
+)
