@@ -1,0 +1,231 @@
+"""MLflow set-up in one place: where runs and models go, the commit they came from, and the model that is champion.
+
+Runs go to a local sqlite file and its artifacts beside it, or to any server that MLFLOW_TRACKING_URI names.
+Aliases are used, not stages (which MLflow has deprecated).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from components.core import environment, lock, storage
+from components.core.errors import InputError
+
+URI_KEY = "MLFLOW_TRACKING_URI"
+DEFAULT_URI = "sqlite:///mlflow.db"
+ARTIFACTS = "mlartifacts"
+EXPERIMENT = "embedmill"
+MODEL = "embedmill"
+CHAMPION = "champion"
+WEIGHTS_TAG = "weights.sha256"
+# The sentence-transformers folder inside a logged model; the name is that of MLflow's own flavour.
+MODEL_FOLDER = "model.sentence_transformer"
+DOWNLOADS = Path(".embedmill/models")
+SQLITE = "sqlite:///"
+INIT_WAIT_SECONDS = 120.0
+MEMORY = "/dev/shm"
+UNREACHABLE = "Max retries exceeded"
+MLFLOW_SETTINGS = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # the default of seven retries with doubling pauses makes a wrong address look like a hang
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+}
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The commit that the code came from, and one line about what of it is not recorded (empty: all of it is)."""
+
+    sha: str | None
+    dirty: bool
+    note: str
+
+    def tags(self) -> dict[str, str]:
+        """Tags for a run: ours, and the one from which MLflow's pages make a link."""
+        if self.sha is None:
+            return {}
+        return {"git.sha": self.sha, "git.dirty": str(self.dirty).lower(), "mlflow.source.git.commit": self.sha}
+
+
+def git_state(folder: str | Path = ".") -> GitState:
+    """The state of the work tree at `folder`; no git and no repository are states too, not errors."""
+    try:
+        sha = _git(folder, "rev-parse", "--verify", "HEAD")
+    except FileNotFoundError:
+        return GitState(None, False, "git is not installed: the commit is not recorded")
+    if sha is None:
+        return GitState(None, False, "no git commit here: the code version is not recorded")
+    # the chain writes dvc.lock while it runs, so that file says nothing about the code
+    changed = (_git(folder, "status", "--porcelain", "--", ":/", ":(top,exclude)dvc.lock") or "").splitlines()
+    if not changed:
+        return GitState(sha, False, "")
+    files = "1 file differs" if len(changed) == 1 else f"{len(changed)} files differ"
+    return GitState(sha, True, f"{files} from commit {sha[:12]}: these changes are not recorded")
+
+
+def _git(folder: str | Path, *arguments: str) -> str | None:
+    result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def unrecorded() -> list[str]:
+    """What a run of the chain will not record about the code, a line each: nothing in a clean work tree."""
+    note = git_state().note
+    return [note] if note else []
+
+
+def tracking_uri() -> str:
+    """The URI of the tracking store: MLFLOW_TRACKING_URI, or a sqlite file in the project's folder."""
+    return os.environ.get(URI_KEY) or DEFAULT_URI
+
+
+def database() -> Path | None:
+    """The sqlite file that is the tracking store, or None if the store is something else."""
+    uri = tracking_uri()
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
+
+
+def connect() -> Any:
+    """An `MlflowClient` of the tracking store, which is made if it is a sqlite file that is not there yet.
+
+    Raises InputError if the store cannot be reached.
+    """
+    environment.quiet()
+    for key, value in MLFLOW_SETTINGS.items():
+        os.environ.setdefault(key, value)
+    import mlflow  # noqa: F401
+
+    for name in ("mlflow", "alembic"):  # which set their own level while they are imported
+        logging.getLogger(name).setLevel(logging.ERROR)
+    path = database()
+    uri = tracking_uri()
+    with tracking_errors():
+        if path is not None:
+            _ensure_database(path)
+            uri = uri.replace(str(path), str(path.absolute()), 1)
+        return _open_store(uri)
+
+
+def _open_store(uri: str) -> Any:
+    import mlflow
+
+    before = os.environ.get(URI_KEY)
+    mlflow.set_tracking_uri(uri)  # this sets the variable too, which is the user's to set
+    os.environ.pop(URI_KEY, None)
+    if before is not None:
+        os.environ[URI_KEY] = before
+    client = mlflow.MlflowClient()
+    client.get_experiment_by_name(EXPERIMENT)
+    return client
+
+
+def _ensure_database(path: Path) -> None:
+    """Make the sqlite file elsewhere and put it in its place whole: MLflow cannot open one that was half made when its
+    process was killed. Memory serves best, since its eighty migrations each wait for the disk."""
+    if path.exists():
+        return
+    with lock.hold(f".embedmill/locks/{path.name}.lock", "making the MLflow database", INIT_WAIT_SECONDS):
+        if path.exists():
+            return
+        with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
+            part = Path(folder) / path.name
+            _open_store(f"{SQLITE}{part}")
+            storage.upload(part, str(path))
+
+
+@contextmanager
+def tracking_errors() -> Iterator[None]:
+    """Turn MLflow's exceptions into InputError: one line that names the tracking store."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        text = str(error).strip() or type(error).__name__
+        reason = "cannot be reached" if UNREACHABLE in text else text.splitlines()[0]
+        raise InputError(f"MLflow at {_without_password(tracking_uri())}: {reason}") from error
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def experiment_id(client: Any) -> str:
+    """The id of the project's experiment, made on first use."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        # a server has its own artifact store; a sqlite file has none, so artifacts go beside it
+        location = ARTIFACTS if database() else None
+        try:
+            return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+        except MlflowException:
+            found = client.get_experiment_by_name(EXPERIMENT)
+            if found is None:
+                raise
+    return str(found.experiment_id)
+
+
+def champion(client: Any) -> Any | None:
+    """The model version with the alias `champion`, or None if there is none yet."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(MODEL, CHAMPION)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def logged_model_id(version: Any) -> str:
+    """The id of the logged model that a registered version was made from."""
+    return str(version.source).removeprefix("models:/")
+
+
+def fetch_model(client: Any, version: Any) -> Path:
+    """The sentence-transformers folder of a model version: where it lies, or a copy below .embedmill/models.
+
+    Raises InputError if its files are gone.
+    """
+    location: str = client.get_logged_model(logged_model_id(version)).artifact_location
+    if urlsplit(location).scheme in ("", "file"):
+        folder = storage.local_path(location)
+        if not folder.is_dir() and ARTIFACTS in folder.parts:  # the project's folder was moved
+            folder = Path(*folder.parts[folder.parts.index(ARTIFACTS) :])
+        folder = folder / MODEL_FOLDER
+        if not folder.is_dir():
+            raise InputError(f"{MODEL} version {version.version}: its files are missing at {folder}")
+        return folder
+    return _download(f"{location}/{MODEL_FOLDER}", DOWNLOADS / version.tags[WEIGHTS_TAG])
+
+
+def _download(uri: str, target: Path) -> Path:
+    if target.is_dir():
+        return target
+    import mlflow
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as part:
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=part))
+        try:
+            folder.replace(target)
+        except OSError:  # another process has put the same files there
+            if not target.is_dir():
+                raise
+            shutil.rmtree(folder)
+    return target
