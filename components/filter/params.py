@@ -87,7 +87,7 @@ class FilterParams(Section):
         default=0.02, description="Share of characters from text decoded with a wrong encoding."
     )
     max_length_ratio: float = Field(
-        default=10,
+        default=100,
         ge=1,
         description="Longer over shorter side of a cosent pair; sides below 10 characters count as 10.",
     )

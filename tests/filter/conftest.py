@@ -43,7 +43,13 @@ def filtered(tmp_path: Path, make_dataset: MakeDataset) -> Callable[..., Dataset
     """Filter rows, optionally against held-out rows, and open the result; reports are beside it."""
 
     def filter_rows(
-        rows: Rows, heldout: Rows = (), per_shard: int = 1000, workers: int = 1, out: str = "out", **params: Any
+        rows: Rows,
+        heldout: Rows = (),
+        per_shard: int = 1000,
+        workers: int = 1,
+        out: str = "out",
+        uri: str | None = None,
+        **params: Any,
     ) -> Dataset:
         make_dataset(tmp_path / "ingest", rows, per_shard)
         make_dataset(tmp_path / "heldout", heldout)
@@ -56,11 +62,11 @@ def filtered(tmp_path: Path, make_dataset: MakeDataset) -> Callable[..., Dataset
             {"filter": FilterParams.model_validate(params), "evaluate": EvaluateParams(suite=suite)},
             {"ingest": str(tmp_path / "ingest"), "heldout": str(tmp_path / "heldout")},
             {
-                "output": str(tmp_path / out),
+                "output": uri or str(tmp_path / out),
                 "funnel": str(tmp_path / f"{out}.funnel.csv"),
             },
         )
         run(context)
-        return Dataset.open(str(tmp_path / out))
+        return Dataset.open(uri or str(tmp_path / out))
 
     return filter_rows

@@ -8,14 +8,15 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.core import storage
 from components.core.errors import InputError
 from components.core.manifest import Dataset
+from tests.fixtures.seaweed import S3Bucket
 
 Filter = Callable[..., Dataset]
 PROJECT = Path(__file__).resolve().parents[2]
@@ -162,12 +163,25 @@ def test_a_changed_parameter_is_applied_to_an_earlier_output(filtered: Filter) -
     assert filtered(rows, languages=["en", "zh"], near_duplicates={"threshold": None}).rows > 60
 
 
+# The command of the step, in a process that kills itself, hard, before the nth write to a path that holds a text.
 COMMAND = """
-import sys
+import os, signal, sys
+from components.core import storage
 from components.core.command import step_command
 from components.core.settings import RunParams
 from components.filter.step import STEP
-step_command(STEP, lambda: {"run": RunParams, **STEP.sections})(sys.argv[1:])
+
+where, left, write = sys.argv[1], int(sys.argv[2]), storage.write_bytes
+
+def write_or_die(uri, data):
+    global left
+    left -= where in uri
+    if where in uri and left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(uri, data)
+
+storage.write_bytes = write_or_die
+step_command(STEP, lambda: {"run": RunParams, **STEP.sections})([])
 """
 PARAMS = """
 run: {workers: 1}
@@ -176,47 +190,45 @@ evaluate: {suite: [{name: heldout, type: heldout}]}
 """
 
 
-def start(project: Path, hash_seed: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(PROJECT)}
-    return subprocess.Popen([sys.executable, "-c", COMMAND], cwd=project, env=environment, stderr=subprocess.PIPE)
-
-
-def kill_when(project: Path, pattern: str) -> Path:
-    """Start the step and kill it, hard, as soon as a file matches; the file."""
-    process = start(project, "1")
-    try:
-        while process.poll() is None:
-            if found := sorted(project.glob(pattern)):
-                process.send_signal(signal.SIGKILL)
-                return found[0]
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(0.002)
-    finally:
-        process.kill()
-        process.communicate()
-    raise AssertionError(f"the step ended before {pattern} appeared")
+def run_command(project: Path, hash_seed: int, where: str = "nowhere", nth: int = 1) -> int:
+    """Run the step in `project` and return its exit status."""
+    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", COMMAND, where, str(nth)]
+    return subprocess.run(command, cwd=project, env=environment, stderr=subprocess.DEVNULL, check=False).returncode
 
 
 def test_a_killed_step_goes_on_and_gives_the_same_bytes(tmp_path: Path, make_dataset: Callable[..., Dataset]) -> None:
-    rows = corpus(250)
+    rows = corpus(100)
     heldout = [row for row in rows[:20] if row["task"] == "retri_contrast"]
-    outputs = []
     for name in ("killed", "undisturbed"):
-        project = tmp_path / name
-        make_dataset(project / "data/ingest", rows, 100)
-        make_dataset(project / "data/heldout", heldout)
-        (project / "params.yaml").write_text(PARAMS)
-        if name == "killed":
-            judged = kill_when(project, "data/filter/_judgements/0*.arrow")
-            assert not (project / "data/filter/manifest.json").exists()
-            before = judged.stat()
-            shard = kill_when(project, "data/filter/shards/*.parquet")
-            assert not (project / "data/filter/manifest.json").exists()
-            assert judged.stat().st_ino == before.st_ino  # it was not judged again
-            assert shard.exists()
-        process = start(project, "2" if name == "killed" else "3")
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
-        outputs.append(files(project / "data/filter") | files(project / "reports"))
-    assert outputs[0] == outputs[1]
-    assert not any(name.startswith("_") for name in outputs[0])
+        make_dataset(tmp_path / name / "data/ingest", rows, 80)
+        make_dataset(tmp_path / name / "data/heldout", heldout)
+        (tmp_path / name / "params.yaml").write_text(PARAMS)
+    killed, output = tmp_path / "killed", tmp_path / "killed/data/filter"
+
+    assert run_command(killed, 1, "_judgements/0", 4) == -signal.SIGKILL
+    judged = {path: path.stat().st_ino for path in output.glob("_judgements/0*.arrow")}
+    assert len(judged) == 3
+    assert run_command(killed, 2, "/shards/", 3) == -signal.SIGKILL
+    assert {path: path.stat().st_ino for path in judged} == judged  # they were not made again
+    written = {path: path.stat().st_ino for path in output.glob("shards/*.parquet")}
+    assert len(written) == 2
+    assert run_command(killed, 3, "filter/manifest.json") == -signal.SIGKILL
+    assert {path: path.stat().st_ino for path in written} == written
+    assert not (output / "manifest.json").exists()
+
+    assert run_command(killed, 4) == run_command(tmp_path / "undisturbed", 5) == 0
+    first, second = (files(tmp_path / name / "data") for name in ("killed", "undisturbed"))
+    assert first == second
+    first, second = (files(tmp_path / name / "reports") for name in ("killed", "undisturbed"))
+    assert first == second != {}
+    assert not [path for path in output.iterdir() if path.name.startswith("_")]
+
+
+def test_an_s3_output_holds_the_same_bytes(filtered: Filter, tmp_path: Path, s3: S3Bucket) -> None:
+    rows = corpus(20)
+    local = filtered(rows, per_shard=50)
+    remote = filtered(rows, per_shard=50, uri=f"{s3.uri}/data/filter")
+    assert remote.digest == local.digest
+    names = [info.uri.removeprefix(f"{s3.uri}/data/filter/") for info in storage.list_files(s3.uri)]
+    assert sorted(names) == sorted(files(tmp_path / "out"))  # and nothing that was only work
