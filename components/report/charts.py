@@ -14,9 +14,10 @@ from components.report.markup import Markup, element, join, trim
 from components.report.scale import Scale
 
 TOP, BOTTOM = 30, 44  # room for the title of the y axis; for tick labels and the title of the x axis
+LEVEL_NAME = 18  # longest name of a level that is written beside its line
 LINE = 15  # a further line of tick labels
 ROW, BAR = 40, 10  # height of a labelled bar with its label; of the bar alone
-STYLES = 6  # series styles (colour, dash, marker) that the theme defines
+STYLES = 8  # series styles (colour, dash, marker) that the theme defines
 SPAN = 1000  # length of the x axis in a curve's own coordinates
 MARKERS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
@@ -25,6 +26,8 @@ MARKERS = (
     "M0-5L5 0L0 5L-5 0z",
     "M-4.6-3.4h9.2L0 4.6z",
     "M-1.5-4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
+    "M-3.4-4.6L4.6 0L-3.4 4.6z",
+    "M3.4-4.6L-4.6 0L3.4 4.6z",
 )
 
 
@@ -218,16 +221,29 @@ def line_chart(series: Sequence[Series], frame: Frame) -> Markup:
         for point in one.points if one.markers or len(one.points) == 1 else ():
             parts.append(marker(one.style, frame.across(point.x), frame.down(point.y), point.tip))
     for one, at in zip(levels, spread_labels([height - 6 for height in heights], 15), strict=True):
-        label = f"{one.name} {one.points[0].y:.1f}"
-        parts.append(element("text", label, class_=f"level s{one.style % STYLES}", x="100%", y=at, text_anchor="end"))
-    labelled = {value for value, _ in frame.x.ticks}  # ticks have been thinned so that labels do not touch
-    for one in curves:
-        for point in one.points if one.labels else ():
-            if point.x not in labelled:
-                continue
-            place, at = frame.across(point.x), frame.down(point.y) - 11
-            parts.append(element("text", f"{point.y:.1f}", class_="value", x=place, y=at, text_anchor="middle"))
+        # a long name would cover the curves; the legend has it too
+        name = f"{one.name} " if len(one.name) <= LEVEL_NAME else ""
+        text = f"{name}{one.points[0].y:.1f}"
+        parts.append(element("text", text, class_=f"level s{one.style % STYLES}", x="100%", y=at, text_anchor="end"))
+    parts += [label for one in curves if one.labels for label in value_labels(one, curves, frame)]
     return join(parts)
+
+
+def value_labels(series: Series, curves: Sequence[Series], frame: Frame) -> list[Markup]:
+    """The values of a series at the ticks, above its points, or below where another curve runs close above."""
+    labelled = {value for value, _ in frame.x.ticks}  # ticks have been thinned so that labels do not touch
+    labels = []
+    for point in series.points:
+        if point.x not in labelled:
+            continue
+        at = frame.down(point.y)
+        others = [
+            frame.down(other.y) for one in curves if one is not series for other in one.points if other.x == point.x
+        ]
+        y = at + 20 if any(at - 28 < other < at for other in others) else at - 11
+        x = frame.across(point.x)
+        labels.append(element("text", f"{point.y:.1f}", class_="value", x=x, y=y, text_anchor="middle"))
+    return labels
 
 
 def bar_chart(bars: Sequence[Bar], whole: float) -> Markup:

@@ -81,12 +81,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class Registered:
-    """The registered version of the model. `champion_version` is None while no version has passed the gate."""
+    """The registered version of the model; `score` is the mean over its tasks, in percent.
+
+    `champion_version` is None while no version has passed the gate.
+    """
 
     name: str
     version: int
     gate: str
     champion_version: int | None
+    score: float
     suite_digest: str
     data_version: str
     rules: tuple[Rule, ...]
@@ -100,10 +104,8 @@ class Evidence:
     heldout_rows: int
     histograms: tuple[Histogram, ...]
     losses: Mapping[str, tuple[Loss, ...]]  # by phase
-    metrics: Mapping[str, Any]
     quality: tuple[Quality, ...]
     examples: tuple[Example, ...]
-    export: Mapping[str, Any]
     registered: Registered
 
 
@@ -114,10 +116,8 @@ def read_evidence(inputs: Mapping[str, str]) -> Evidence:
         heldout_rows=Dataset.open(inputs["heldout"]).rows,
         histograms=read_histograms(inputs["histogram"]),
         losses={phase: read_losses(inputs[f"{phase}_loss"]) for phase in ("pretrain", "finetune")},
-        metrics=read_object(inputs["metrics"]),
         quality=read_quality(inputs["quality"]),
         examples=read_examples(inputs["examples"]),
-        export=read_object(inputs["export_metrics"]),
         registered=read_registered(inputs["version"]),
     )
 
@@ -224,6 +224,7 @@ def read_registered(uri: str) -> Registered:
             int(value["version"]),
             str(value["gate"]),
             None if champion is None else int(champion),
+            float(value["score"]),
             str(value["suite_digest"]),
             str(value["data_version"]),
             tuple(Rule(bool(rule["held"]), str(rule["text"])) for rule in value["rules"]),

@@ -10,9 +10,9 @@ from components.report.charts import ROW, Bar, Kind, bar_chart, figure_svg
 from components.report.evidence import Evidence
 from components.report.markup import Markup, element
 from components.report.page import Block, Column, figure, note, table
-from components.report.words import count, humanise, share
+from components.report.words import brief_count, count, humanise, share
 
-STEPS = {"ingest": "After ingest", "filter": "After filter", "score": "After score: trained on"}
+STEPS = {"ingest": "After ingest", "filter": "After filter", "score": "Trained on"}
 # Reasons with a bar of their own at each step; the rest share one and stand in the table.
 SHOWN = 6
 
@@ -36,13 +36,13 @@ def step_bars(step: str, ledger: Ledger, whole: int) -> list[Bar]:
     bars, left = [], ledger.rows_in.total()
     for reason, rows, kind in lost:
         label = f"{humanise(reason)} ({kind})" if kind == "quarantined" else humanise(reason)
-        value = f"\u2212{count(rows)} \u00b7 {share(rows, whole)}"
+        value = f"\u2212{brief_count(rows)} \u00b7 {share(rows, whole)}"
         tip = f"{step}: {count(rows)} rows {kind}: {reason}"
         colour: Kind = "doubtful" if kind == "quarantined" else "lost"
         bars.append(Bar(label, value, left - rows, left, colour, tip, inset=True))
         left -= rows
     kept = ledger.rows_out.total()
-    bars.append(Bar(STEPS[step], f"{count(kept)} \u00b7 {share(kept, whole)}", 0, kept, "strong"))
+    bars.append(Bar(STEPS[step], f"{brief_count(kept)} \u00b7 {share(kept, whole)}", 0, kept, "strong"))
     return bars
 
 
@@ -54,7 +54,7 @@ def funnel_block(evidence: Evidence) -> Block:
     title = "Where the rows went"
     if not read:
         return Block("rows", "Rows", title, "The ledger of each step.", note("Ingest read no rows at all."))
-    bars = [Bar("Read for training", count(read), 0, read, "strong")]
+    bars = [Bar("Read for training", brief_count(read), 0, read, "strong")]
     for step, ledger in ledgers.items():
         bars += step_bars(step, ledger, read)
     summary = f"{count(read)} rows read, {count(trained)} left to train on, with the reason for every other."

@@ -70,10 +70,12 @@ def score(evidence: Evidence) -> tuple[Markup, Markup | None]:
 def facts(evidence: Evidence) -> Markup:
     """Numbers that identify the run."""
     dims = sorted({one.dim for one in evidence.quality if one.system == MODEL and one.dim})
+    suite = tasks(evidence.quality)
     entries: list[tuple[str, Child]] = [
         ("Rows trained on", count(evidence.ledgers["score"].rows_out.total())),
         ("Rows held out", count(evidence.heldout_rows)),
         ("Dimensions", f"{dims[0]}\u2013{dims[-1]}" if len(dims) > 1 else str(dims[0]) if dims else "\u2013"),
+        (f"Mean of {len(suite)} tasks" if len(suite) > 1 else "Score", f"{evidence.registered.score:.1f}"),
         ("Suite", element("code", evidence.registered.suite_digest[:12])),
         ("Data version", element("code", evidence.registered.data_version[:12])),
     ]

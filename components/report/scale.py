@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Air between the data and the ends of an axis, as a share of their span.
+PAD = 0.08
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -54,19 +57,20 @@ def decimals_of(step: float) -> int:
     return 12
 
 
-def linear_scale(values: Sequence[float], count: int = 5, zero: bool = False) -> Scale:
-    """A linear scale whose ends are round values around the data; `zero` makes it start at zero."""
+def linear_scale(values: Sequence[float], count: int = 5) -> Scale:
+    """A linear scale over the data with a little air at both ends; ticks are the round values on it."""
     low, high = min(values), max(values)
-    if zero:
-        low, high = min(low, 0.0), max(high, 0.0)
-    if high - low < 1e-12 * max(abs(low), abs(high), 1.0):
-        pad = abs(high) * 0.05 or 1.0
-        low, high = (low, high + pad) if zero else (low - pad, high + pad)
-    step = round_step(high - low, count)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    decimals = decimals_of(step)
-    ticks = tuple((index * step, f"{index * step:,.{decimals}f}") for index in range(first, last + 1))
-    return Scale(first * step, last * step, ticks)
+    pad = PAD * (high - low)
+    if pad < 1e-12 * max(abs(low), abs(high), 1.0):
+        pad = abs(high) * PAD or 1.0
+    return fixed_scale(low - pad, high + pad, count)
+
+
+def count_scale(most: float, count: int = 4) -> Scale:
+    """A linear scale for counts: from zero to the round value above the largest."""
+    step = max(round_step(most, count), 1.0) if most > 0 else 1.0
+    last = max(math.ceil(most / step - 1e-9), 1)
+    return Scale(0.0, last * step, tuple((index * step, f"{index * step:,.0f}") for index in range(last + 1)))
 
 
 def fixed_scale(low: float, high: float, count: int = 5) -> Scale:

@@ -16,10 +16,8 @@ STEP = Step(
         Port("histogram", "file", "reports/score/histogram.csv", "Scores of the teachers."),
         Port("pretrain_loss", "file", "reports/pretrain/loss.csv", "Losses of pretraining."),
         Port("finetune_loss", "file", "reports/finetune/loss.csv", "Losses of fine-tuning."),
-        Port("metrics", "file", "reports/evaluate/metrics.json", "The score and the digest of the suite."),
         Port("quality", "file", "reports/evaluate/quality.csv", "Every measured value."),
         Port("examples", "file", "reports/evaluate/examples.json", "Hits and misses."),
-        Port("export_metrics", "file", "reports/export/metrics.json", "Size of the exported model."),
         Port("version", "file", "reports/register/version.json", "The registered version and its gate."),
     ),
     outputs=(

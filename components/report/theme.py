@@ -13,14 +13,18 @@ LIGHT = {
     "good": "#0f7048", "good-soft": "#e2f3ea", "warn": "#94510a", "warn-soft": "#fbeedd", "soft": "#eef1f4",
     "shade": "#00000026",
     "s0": "#0b62a8", "s1": "#c2500a", "s2": "#0f7f63", "s3": "#9a4a8b", "s4": "#7d6608", "s5": "#4d545c",
+    "s6": "#a5364f",
+    "s7": "#5d7127",
 }  # fmt: skip
 DARK = {
     "page": "#111315", "card": "#191c20", "ink": "#e9ecef", "muted": "#a3adb8", "line": "#30363d", "track": "#262b31",
     "good": "#56c795", "good-soft": "#15301f", "warn": "#eba85c", "warn-soft": "#3a2812", "soft": "#24292f",
     "shade": "#ffffff2e",
     "s0": "#62b0f0", "s1": "#f08a4b", "s2": "#3cc39a", "s3": "#d68ac8", "s4": "#d9bf55", "s5": "#aab3bd",
+    "s6": "#f08fa3",
+    "s7": "#b1c978",
 }  # fmt: skip
-DASHES = ("none", "7 4", "2 4", "10 4 2 4", "4 3", "12 5")
+DASHES = ("none", "7 4", "2 4", "10 4 2 4", "4 3", "12 5", "1 3", "6 2 1 2")
 
 
 def variables(colours: dict[str, str]) -> str:
@@ -133,7 +137,9 @@ table{border-collapse:collapse;width:100%;font-size:.88rem;line-height:1.4}
 th,td{text-align:left;padding:7px 14px 7px 0;border-bottom:1px solid var(--line);vertical-align:top}
 td{white-space:nowrap}
 thead th{position:sticky;top:0;background:var(--card);font-weight:600;color:var(--muted);vertical-align:bottom}
-tbody th{position:sticky;left:0;background:var(--card);font-weight:500}
+tbody th{position:sticky;left:0;background:var(--card);font-weight:500;min-width:7em;max-width:15em;
+ overflow-wrap:break-word}
+th .by{white-space:nowrap}
 thead th:first-child{left:0;z-index:1}
 .n{text-align:right;font-variant-numeric:tabular-nums}
 tr>:last-child{padding-right:2px}

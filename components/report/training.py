@@ -8,7 +8,7 @@ from components.report.charts import Frame, Point, Series, figure_svg, histogram
 from components.report.evidence import Evidence, Histogram, Loss
 from components.report.markup import Markup, element, join, trim
 from components.report.page import Block, Column, figure, note, table
-from components.report.scale import fixed_scale, linear_scale
+from components.report.scale import count_scale, fixed_scale, linear_scale
 from components.report.words import count, humanise, share
 
 HEIGHT = 260
@@ -38,7 +38,7 @@ def score_figure(index: int, scores: Histogram) -> Markup:
     total = sum(one.rows for one in bins)
     edges = [bins[0].low, bins[-1].high, *([] if threshold is None else [threshold])]
     x = fixed_scale(min(edges), max(edges), 6)
-    y = linear_scale([one.rows for one in bins], 4, zero=True)
+    y = count_scale(max(one.rows for one in bins))
     below = sum(one.rows for one in bins if threshold is not None and one.high <= threshold + 1e-9)
     split = any(one.low + 1e-9 < threshold < one.high - 1e-9 for one in bins) if threshold is not None else False
     told = f"{count(total)} pairs scored"

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import unicodedata
 
-SYSTEMS = {"bm25": "BM25", "tfidf": "TF-IDF", "pretrained": "pretrained only"}
+SYSTEMS = {
+    "bm25": "BM25",
+    "tfidf": "TF-IDF",
+    "bm25_identifiers": "BM25 with identifiers",
+    "pretrained": "pretrained only",
+}
 METRICS = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP", "recall": "Recall", "spearman": "Spearman \u00d7 100"}
 
 
 def count(number: float) -> str:
     """A whole number with its thousands set apart."""
     return f"{number:,.0f}"
+
+
+def brief_count(number: float) -> str:
+    """A count in millions where it has seven digits or more, for places with little room."""
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else count(number)
 
 
 def share(part: float, whole: float) -> str:

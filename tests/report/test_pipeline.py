@@ -189,7 +189,7 @@ def test_a_refused_model_shows_the_broken_rule_and_who_is_champion(inputs: dict[
     [
         ("quality", "system,task,dim,value\n", "no column 'metric'; found system, task, dim, value"),
         ("pretrain_loss", "step,task,loss,lr\n1,a,0.5,0.1\n2,a,high,0.1\n", "line 3: could not convert"),
-        ("metrics", "[1]", "expected a JSON object, found list"),
+        ("version", "[1]", "expected a JSON object, found list"),
         ("version", "{", "not valid JSON"),
         ("version", "{}", "not a registered version (KeyError: 'champion_version')"),
         ("examples", '[{"query": "a"}]', "not a list of examples (KeyError: 'task')"),
