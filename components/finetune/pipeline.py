@@ -51,7 +51,7 @@ def run(ctx: Context) -> None:
     with ctx.progress("finetune", len(phase.steps), "steps") as bar:
         log = train(model, store, [phase], checkpoints, params.checkpoint_steps, bar.advance, start)
 
-    save_model(model, ctx.outputs["output"], {"matryoshka_dims": config["matryoshka_dims"]})
+    save_model(model, ctx.outputs["output"], {**config, "training": corpus.provenance()})
     write_losses(ctx.outputs["loss"], log)
     metrics = {
         "records": {objective.task.name: len(objective.task) for objective in objectives},

@@ -58,7 +58,8 @@ def run(ctx: Context) -> None:
 
     with ctx.progress("pretrain", sum(len(phase.steps) for phase in phases), "steps") as bar:
         log = train(model, store, phases, checkpoints, params.checkpoint_steps, bar.advance, start)
-    save_model(model, ctx.outputs["output"], {"matryoshka_dims": sorted(params.dims, reverse=True)})
+    config = {"matryoshka_dims": sorted(params.dims, reverse=True), "training": corpus.provenance()}
+    save_model(model, ctx.outputs["output"], config)
     write_losses(ctx.outputs["loss"], log)
     metrics = {
         "records": len(corpus.table),

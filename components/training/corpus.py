@@ -33,9 +33,12 @@ class Corpus:
     digest: str
 
     def languages(self) -> dict[str, int]:
-        """Number of records of each language, by name; records without one are left out."""
-        counts = self.table["lang"].drop_null().value_counts().to_pylist()
-        return {entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda entry: str(entry["values"]))}
+        """Number of records of each language, in order of name; records without one are left out."""
+        return _counts(self.table["lang"])
+
+    def provenance(self) -> dict[str, Any]:
+        """What a model trained on these records should say of them."""
+        return {"data": self.digest, "records": _counts(self.table["source"]), "languages": self.languages()}
 
     def texts_of_language(self, lang: str) -> list[str]:
         """The distinct texts of this language's records, in order of first appearance."""
@@ -121,6 +124,11 @@ def read_corpus(uri: str) -> Corpus:
     if not len(table):
         raise InputError(f"{uri}: no records to train on; see the rejected rows beside it and the filter's funnel")
     return Corpus(table, list(dict.fromkeys(_all_texts(table))), dataset.digest)
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    pairs = ((entry["values"], entry["counts"]) for entry in column.drop_null().value_counts().to_pylist())
+    return dict(sorted(pairs))
 
 
 def _all_texts(table: pa.Table) -> Iterator[str]:

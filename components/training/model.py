@@ -70,7 +70,7 @@ def save_model(model: StaticModel, uri: str, config: dict[str, Any], files: dict
         "model.safetensors": save({_WEIGHT: model.weight_VD.detach().contiguous()}),
         "tokenizer.json": model.tokenizer.to_str(pretty=True).encode(),
         "config_sentence_transformers.json": _json_bytes(
-            {"model_type": "SentenceTransformer", "prompts": {}, "similarity_fn_name": "cosine", **config}
+            {"model_type": "SentenceTransformer", "prompts": {}, "similarity_fn_name": "cosine"} | config
         ),
         "1_Normalize/config.json": _json_bytes({}),
         **(files or {}),

@@ -1,0 +1,1 @@
+"""The export step: the model as others load it, with its card."""

@@ -1,0 +1,24 @@
+"""Declaration of the step `export`."""
+
+from __future__ import annotations
+
+from components.core.step import Port, Resources, Step
+from components.core.suite import EvaluateParams
+from components.export.params import ExportParams
+
+STEP = Step(
+    name="export",
+    summary="Write the model as a sentence-transformers folder with a card of its measured scores.",
+    sections={"export": ExportParams, "evaluate": EvaluateParams},
+    inputs=(
+        Port("model", "model", "models/finetune", "Fine-tuned model."),
+        Port("heldout", "dataset", "data/heldout", "Records held out for evaluation."),
+    ),
+    outputs=(
+        Port("output", "model", "models/export", "Model as a sentence-transformers folder."),
+        Port("metrics", "file", "reports/export/metrics.json", "Main metric by task and dimension."),
+    ),
+    run="components.export.pipeline:run",
+    image="train",
+    resources=Resources(cpu=2, memory_gib=4),
+)
