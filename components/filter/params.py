@@ -91,10 +91,14 @@ class FilterParams(Section):
         ge=1,
         description="Longer over shorter side of a cosent pair; sides below 10 characters count as 10.",
     )
-    safety: NoClassifiers = Field(default=(), description="Safety classifiers, in order.")
-    quality: NoClassifiers = Field(default=(), description="Quality classifiers, in order.")
-    near_duplicates: NearDuplicateParams = Field(default_factory=lambda: NearDuplicateParams())
-    contamination: ContaminationParams = Field(default_factory=lambda: ContaminationParams())
+    safety: NoClassifiers = Field(default=(), description="Safety classifiers, in order; none available yet.")
+    quality: NoClassifiers = Field(default=(), description="Quality classifiers, in order; none available yet.")
+    near_duplicates: NearDuplicateParams = Field(
+        default_factory=lambda: NearDuplicateParams(), description="Rows of one task whose sides both nearly agree."
+    )
+    contamination: ContaminationParams = Field(
+        default_factory=lambda: ContaminationParams(), description="Texts of evaluate.suite in training rows."
+    )
 
     @model_validator(mode="after")
     def _defaults_are_given(self) -> FilterParams:
