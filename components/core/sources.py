@@ -87,15 +87,15 @@ class SourceParams(Section):
 
     @property
     def title(self) -> str:
-        """The name in ledgers and reports: as given, or the last part of the URI that is no pattern."""
+        """The name in ledgers and reports: as given, or the last part of the URI that says something."""
         if self.name is not None:
             return self.name
-        parts = [part for part in PurePosixPath(self.uri).parts if not set(part) & set(storage.MAGIC)]
-        stem = parts[-1] if parts else "files"
-        carrier = carrier_of(stem)
-        if carrier is not None:
-            stem = stem.removesuffix(f".{carrier.compression}").removesuffix(f".{carrier.format}")
-        return re.sub(r"[^\w.-]+", "", stem) or "files"
+        for part in reversed(PurePosixPath(self.uri).parts):
+            stem = part.split(".")[0] if carrier_of(part) else part
+            plain = re.sub(r"\[[^]]*\]|[^\w.-]+", "", stem).strip("._-")
+            if plain:
+                return plain
+        return "files"
 
 
 DEFAULT_SOURCES = (SourceParams(uri=PYDOC, stdlib=True, packages=DEFAULT_PACKAGES, holdout=0.08, lang="en"),)
@@ -127,12 +127,11 @@ class Carrier(NamedTuple):
 
 def carrier_of(uri: str) -> Carrier | None:
     """The carrier that a file's suffixes name, or None for a file that rows cannot be read from."""
-    stem, _, last = uri.lower().rpartition(".")
-    compression = last if last in COMPRESSIONS else None
-    suffix = stem.rpartition(".")[2] if compression else last
-    if suffix not in FORMATS or (suffix == "parquet" and compression):
+    suffixes = uri.lower().rpartition("/")[2].split(".")[1:]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else None
+    if not suffixes or suffixes[-1] not in FORMATS or (suffixes[-1] == "parquet" and compression):
         return None
-    return Carrier(suffix, compression)
+    return Carrier(suffixes[-1], compression)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class ColumnMap:
             return self._records(row)
         except _BadRow as error:
             reason, detail = error.args
-            return Fault(reason, detail, json.dumps(row, ensure_ascii=False, default=str))
+            return Fault(reason, _storable(detail), _storable(json.dumps(row, ensure_ascii=False, default=str)))
 
     def _records(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         for role in self.required:
@@ -110,7 +110,7 @@ class ColumnMap:
             return self.source.labels[str(value)]
         try:
             label = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             label = math.nan
         if math.isfinite(label):
             return label
@@ -121,6 +121,10 @@ class ColumnMap:
         wanted = " or ".join(repr(name) for name in self.names[role])
         found = ", ".join(sorted(map(str, present))) or "none"
         return f"no column {wanted} for {role}; columns found: {found} (the source's 'columns' can name another)"
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _listed(value: Any) -> list[Any]:

@@ -30,7 +30,6 @@ _RELEASE = re.compile(
 )
 _DIRECTIVE = re.compile(r"^\s*\.\. (?:_[^:\n]*:\s*|\[(\w+)\]\s*|([\w-]+)::\s*)", re.MULTILINE)
 _EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}(?=\S)([^*\n]+?)(?<=\S)\*{1,2}(?![\w*])")
-_BLANKS = re.compile(r"[^\S\n]+|[\x00-\x08\x0e-\x1f]+")
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z`\"'(:])")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _END = (".", "!", "?", ":")
@@ -82,5 +81,5 @@ def plain_text(text: str) -> str:
         text = _DIRECTIVE.sub(lambda match: f"{match[1] or match[2]}: " if match[1] or match[2] else "", text)
     if "*" in text:
         text = _EMPHASIS.sub(r"\1", text)
-    lines = (_BLANKS.sub(" ", line).strip() for line in _UNDERLINE.sub("", text).split("\n"))
+    lines = (" ".join(line.split()) for line in _UNDERLINE.sub("", text).replace("\b", "").split("\n"))
     return "\n".join(line for line in lines if line)

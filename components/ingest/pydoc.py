@@ -74,7 +74,7 @@ def pydoc_shard(part: PydocPart) -> ShardOutput:
                 objects += documented_objects(module)
             except (SyntaxError, ValueError, RecursionError) as error:
                 line = getattr(error, "lineno", None) or 1
-                detail = f"{module.relative}: not Python {type(error).__name__}: {getattr(error, 'msg', error)}"
+                detail = f"{module.relative}: {type(error).__name__}: {getattr(error, 'msg', error)}"
                 bad.append(
                     {
                         "kind": "quarantined",

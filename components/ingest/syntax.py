@@ -153,7 +153,7 @@ def _imports(path: str, package: str) -> tuple[tuple[str, frozenset[str]], ...]:
     except (OSError, SyntaxError, ValueError):
         return ()
     found = []
-    for node in ast.walk(tree):
+    for node in _statements(tree.body):
         if isinstance(node, ast.ImportFrom):
             above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
             origin = ".".join([*above, *([node.module] if node.module else [])])

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core.errors import InputError
+from components.core.manifest import Dataset
+from components.core.settings import RunParams
+from components.core.sources import IngestParams, SourceParams
+from components.core.step import Context
+from components.core.storage import write_bytes
+from components.ingest import files
+from components.ingest.pipeline import run
+from tests.conftest import Embedmill
+from tests.fixtures.installed import AddPackage
+from tests.fixtures.seaweed import S3Bucket
+from tests.ingest.conftest import Ingest, json_lines
+
+PAIRS = [{"query": f"question {i}", "pos": f"answer {i}"} for i in range(40)]
+
+
+def make_package(name: str, modules: int = 12) -> dict[str, str | bytes]:
+    def function(module: int, number: int) -> str:
+        return (
+            f"def make_{number}(x):\n"
+            f'    """Make the {name} object {module} of kind {number}.\n\n'
+            f'    Its size is {module} and its kind is {number}.\n    """\n'
+        )
+
+    return {
+        f"{name}/m{module}.py": "".join(function(module, number) for number in range(5)) for module in range(modules)
+    }
+
+
+def pydoc(**entry: Any) -> dict[str, Any]:
+    return {"uri": "pydoc:", "packages": ["alpha", "beta"], "holdout": 0.3, "lang": "en", **entry}
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_pydoc_gives_rows_of_all_three_tasks_and_splits_by_module(ingest: Ingest, site: AddPackage) -> None:
+    site("alpha", make_package("alpha"))
+    site("beta-lib", make_package("beta"), "2.1")
+    train, held = ingest(pydoc(packages=["alpha", "beta-lib"], structure_rows=50, class_rows=30))
+    assert train.rows and held.rows
+    groups = [{each["group"] for each in map(_meta, data.read().to_pylist())} for data in (train, held)]
+    assert not groups[0] & groups[1]
+    assert len(groups[0] | groups[1]) == 24
+    for data in (train, held):
+        counts = Counter(data.read(["source"])["source"].to_pylist())
+        assert counts["pydoc.named"] == counts["pydoc.summary"] == data.stats["objects"]
+        assert counts["pydoc.structure"] and counts["pydoc.package"]
+    rows = [row for row in train.read().to_pylist() if row["source"] == "pydoc.named"]
+    first = next(row for row in rows if row["url"] == "pydoc:alpha.m1.make_2")
+    assert first["text"] == "alpha m1 make 2. Make the alpha object 1 of kind 2."
+    assert first["text_pos"] == "def make_2(x)\nIts size is 1 and its kind is 2."
+    assert (first["task"], first["lang"]) == ("retri_contrast", "en")
+
+
+def test_a_source_file_that_does_not_parse_is_quarantined(ingest: Ingest, site: AddPackage) -> None:
+    site(
+        "alpha", {**make_package("alpha"), "alpha/bad.py": 'x = 1\ndef f(:\n    """Doc"""\n', "alpha/tests/bad.py": "("}
+    )
+    train, held = ingest(pydoc(packages=["alpha"], holdout=0.0))
+    assert train.ledger.quarantined == {"pydoc": {"not_python": 1}}
+    bad = train.read_rejected().to_pylist()[0]
+    assert (bad["offset"], bad["detail"]) == (1, "alpha/bad.py: SyntaxError: invalid syntax")
+    assert held.rows == 0
+
+
+def test_bytes_are_the_same_with_any_workers_and_hash_seed(embedmill: Embedmill, tmp_path: Path) -> None:
+    write_bytes(str(tmp_path / "rows.jsonl"), json_lines(PAIRS))
+    (tmp_path / "params.yaml").write_text(
+        "ingest: {sources: ["
+        "{uri: 'pydoc:', packages: [click, jinja2], holdout: 0.3, structure_rows: 100, class_rows: 50},"
+        "{uri: '*.jsonl', task: retri_contrast, holdout: 0.2}]}"
+    )
+    found = []
+    for workers, seed in (("1", "0"), ("2", "77")):
+        for step in ("sources", "ingest"):
+            done = embedmill(step, "--set", f"run.workers={workers}", env={"PYTHONHASHSEED": seed})
+            assert done.returncode == 0, done.stderr
+        found.append(bytes_of(tmp_path / "data"))
+        shutil.rmtree(tmp_path / "data")
+    assert len(found[0]) > 8
+    assert found[0] == found[1]
+
+
+def test_large_files_are_split_into_shards_with_the_same_rows(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bytes("rows.jsonl", json_lines([*PAIRS[:20], ["broken"], *PAIRS[20:]]))
+    entry = {"uri": "rows.jsonl", "task": "retri_contrast"}
+    whole, _ = ingest(entry)
+    kept, rejected = whole.read(), whole.read_rejected()
+    monkeypatch.setattr("components.ingest.files.WHOLE_BYTES", 100)
+    split, _ = ingest(entry, shard_rows=7)
+    assert (len(whole.shards), len(split.shards)) == (1, 6)
+    assert split.read().equals(kept)
+    assert split.read_rejected().equals(rejected)
+
+
+def test_rows_of_files_are_kept_held_out_or_quarantined_and_none_is_lost(ingest: Ingest) -> None:
+    lines = json_lines([*PAIRS, {"query": "", "pos": "x"}, ["no object"], {"query": "two", "pos": ["a", "b"]}])
+    write_bytes("rows/a.jsonl.gz", gzip.compress(lines))
+    write_bytes("rows/b.csv", b"query,pos\nin csv,yes\n")
+    write_bytes("rows/README.md", b"what this is")
+    train, held = ingest({"uri": "rows", "task": "retri_contrast", "holdout": 0.25})
+    assert train.rows + held.rows == 43
+    assert 4 < held.rows < 20
+    texts = [set(data.read(["text"])["text"].to_pylist()) for data in (train, held)]
+    assert not texts[0] & texts[1]
+    assert train.ledger.quarantined == {"rows": {"empty_text": 1, "not_object": 1}}
+    rejected = {row["offset"]: row["detail"] for row in train.read_rejected().to_pylist()}
+    assert rejected == {
+        40: "rows/a.jsonl.gz: text is empty, expected a text",
+        41: "rows/a.jsonl.gz: a JSON list, expected an object with columns as keys",
+    }
+
+
+def test_files_of_a_bucket_are_read(ingest: Ingest, s3: S3Bucket) -> None:
+    write_bytes(f"{s3.uri}/corpus/a.jsonl", json_lines(PAIRS[:3]))
+    write_bytes(f"{s3.uri}/corpus/b.csv.gz", gzip.compress(b"query,pos\nq,p\n"))
+    train, _ = ingest({"uri": f"{s3.uri}/corpus/", "task": "retri_contrast"})
+    assert train.read(["text"])["text"].to_pylist() == ["question 0", "question 1", "question 2", "q"]
+    assert set(train.read(["source"])["source"].to_pylist()) == {"corpus"}
+
+
+def test_a_second_run_keeps_finished_shards(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bytes("a.jsonl", json_lines(PAIRS))
+    entry = {"uri": "*.jsonl", "name": "x", "task": "retri_contrast"}
+    ingest(entry)
+    write_bytes("b.jsonl", json_lines([{"query": "new", "pos": "new"}]))
+    read: list[str] = []
+
+    def spy(uri: str, *arguments: Any) -> Any:
+        read.append(uri)
+        return reader(uri, *arguments)
+
+    reader = files.read_rows
+    monkeypatch.setattr(files, "read_rows", spy)
+    train, _ = ingest(entry)
+    assert read == ["b.jsonl"]
+    assert train.rows == 41
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", b"", r"a.jsonl: source 'a' is empty: 1 inputs, not one row"),
+        ("a.csv", b"query,pos\n", r"a.csv: source 'a' is empty"),
+        ("a.jsonl", b"{'query': 'x'}\nxx\n", r"not one of 2 rows .* not_json \(2 rows\), first in row 0 of a.jsonl"),
+        ("a.jsonl", json_lines([{"q": 1}] * 3 + [5]), r"missing_column \(3 rows\), .* no column .*columns found: q"),
+        ("a.csv", b"query,passage\nq,p\n", r"a.csv: no column 'text_pos' or 'pos' .*columns found: passage, query"),
+        ("a.jsonl.gz", gzip.compress(json_lines(PAIRS))[:-9], r"a.jsonl.gz: truncated"),
+        ("a.parquet", b"PAR1 but not really", r"a.parquet: not a readable .parquet file"),
+    ],
+)  # fmt: skip
+def test_a_source_without_use_stops_the_step(ingest: Ingest, name: str, data: bytes, message: str) -> None:
+    write_bytes(name, data)
+    with pytest.raises(InputError, match=message) as caught:
+        ingest({"uri": name, "task": "retri_contrast"})
+    assert caught.value.exit_code == 3
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"no manifest\.json"):
+        Dataset.open("data/ingest")
+
+
+def test_an_output_that_cannot_be_written_is_named(ingest: Ingest) -> None:
+    write_bytes("a.jsonl", json_lines(PAIRS))
+    Path("data").mkdir()
+    Path("data/ingest").write_text("a file where a folder is wanted")
+    with pytest.raises(InputError, match="data/ingest"):
+        ingest({"uri": "a.jsonl", "task": "retri_contrast"})
+
+
+def test_a_list_made_with_other_parameters_is_refused(ingest: Ingest) -> None:
+    write_bytes("a.jsonl", json_lines(PAIRS))
+    ingest({"uri": "a.jsonl", "task": "retri_contrast"})
+    section = IngestParams(sources=(SourceParams(uri="b.jsonl", task="cosent"),))
+    context = Context("ingest", RunParams(), {"ingest": section}, {"sources": "data/sources.json"}, {})
+    with pytest.raises(InputError, match=r"does not list the present ingest\.sources; run `embedmill sources`"):
+        run(context)
+
+
+def test_files_of_other_projects_are_read_as_they_are(ingest: Ingest, shared_data: Path) -> None:
+    chinese, labels = shared_data / "zh_train_clean", {"entailment": 1, "neutral": 0.5, "contradiction": 0}
+    train, _ = ingest(
+        {"uri": f"{chinese}/simclue__train_rank_1w.jsonl.gz", "task": "retri_contrast"},
+        {"uri": f"{chinese}/ocnli*.jsonl.gz", "task": "cosent", "labels": labels},
+        {"uri": f"{shared_data}/flagembedding_toy/*__retrieval__*.jsonl.gz", "name": "flag", "task": "retri_contrast"},
+        {"uri": f"{shared_data}/piccolo_example/cls.jsonl.gz", "task": "cls_contrast"},
+    )
+    ledger = train.ledger
+    assert set(ledger.quarantined["ocnli"]) == {"bad_label"}  # "-", where the annotators did not agree
+    assert ledger.rows_out["ocnli"] > 9000
+    assert set(ledger.quarantined) == {"ocnli"}
+    assert ledger.rows_out["simclue__train_rank_1w"] > 9000
+    assert ledger.rows_out["flag"] == 30
+    assert ledger.rows_out["cls"] > 0
+
+
+def test_a_wrong_file_ends_the_command_with_one_line_and_code_3(embedmill: Embedmill, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("ingest: {sources: [{uri: none.jsonl, task: cosent}]}")
+    done = embedmill("sources")
+    assert done.returncode == 3
+    assert done.stderr == "embedmill: ingest.sources[0]: none.jsonl: no such file, folder or prefix\n"
+
+
+def _meta(row: dict[str, Any]) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(row["meta"])
+    return value
