@@ -15,7 +15,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Encoder:
     name: str
     digest: str
     dims: int
-    embed: Callable[[Sequence[str]], Floats]
+    embed: Callable[[Sequence[str]], Floats] = field(repr=False)
     # Most of its time goes into tokenising, which uses every thread: more processes would not help.
     threaded: bool = False
 
@@ -99,12 +99,12 @@ def open_encoder(spec: str) -> Encoder:
 def encode_cached(
     encoder: Encoder, texts: Sequence[str], cache_dir: str | Path, workers: int = 1, progress: Progress | None = None
 ) -> Floats:
-    """As `encoder.encode`, keeping vectors in files below `cache_dir`/<digest>/ by text.
+    """As `encoder.encode`, keeping vectors by text in files below `cache_dir`, in a folder named by the encoder.
 
     Missing texts are encoded by `workers` processes in chunks; a finished chunk survives an interruption. Several
     processes may share the folder; a damaged file counts as absent.
     """
-    folder = Path(cache_dir) / encoder.digest
+    folder = Path(cache_dir) / f"{encoder.digest}-{_code_version()}"
     identifiers, first, inverse = np.unique(text_ids(texts), return_index=True, return_inverse=True)
     vectors = np.zeros((len(identifiers), encoder.dims), np.float32)
     missing = np.ones(len(identifiers), bool)
@@ -136,6 +136,12 @@ def _encode_chunk(encoder: Encoder | str, folder: str, job: tuple[NDArray[np.uin
     path = Path(folder) / f"{digest_json([str(identifier) for identifier in identifiers])[:32]}.npz"
     storage.write_bytes(str(path), buffer.getvalue())
     return path
+
+
+@lru_cache(maxsize=1)
+def _code_version() -> str:
+    """Changes with the code that makes vectors, so that a cache never mixes two ways of making them."""
+    return digest_json([digest_file(Path(__file__).with_name(name)) for name in ("encoder.py", "universal.py")])[:8]
 
 
 @lru_cache(maxsize=2)
@@ -197,9 +203,8 @@ def _static_encoder(name: str, digest: str, weights: Path, tokenizer: Path) -> E
     if "embedding.weight" not in tensors:
         raise UsageError(f"{weights}: expected a tensor named embedding.weight, found {', '.join(sorted(tensors))}")
     table_VD = tensors["embedding.weight"].to(torch.float32)
-    return Encoder(
-        name, digest, table_VD.shape[1], partial(_embed_static, Tokenizer.from_file(str(tokenizer)), table_VD)
-    )
+    embed = partial(_embed_static, Tokenizer.from_file(str(tokenizer)), table_VD)
+    return Encoder(name, digest, table_VD.shape[1], embed, threaded=True)
 
 
 def _embed_static(tokenizer: Any, table_VD: Any, texts: Sequence[str]) -> Floats:
