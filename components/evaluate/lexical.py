@@ -19,8 +19,8 @@ from components.core.suite import RetrievalTask, StsTask
 K1, B = 1.5, 0.75
 WORD = re.compile(r"\w+")
 HAN_OR_OTHER = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]+|[^\u3040-\u30ff\u3400-\u9fff]+")
-# Runs of capitals, capitalised or lower-case words, digits, and letters of any other script.
-PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
+# Runs of capitals, capitalised or lower-case words, digits.
+PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
 def bm25(task: RetrievalTask, identifiers: bool) -> Scores:
@@ -67,7 +67,7 @@ def words(text: str, identifiers: bool) -> list[str]:
                 found += [*run, *(run[index : index + 2] for index in range(len(run) - 1))]
                 continue
             found.append(run.lower())
-            parts = PARTS.findall(run) if identifiers else ()
+            parts = PARTS.findall(run) if identifiers and run.isascii() else ()
             found += [part.lower() for part in parts] if len(parts) > 1 else []
     return found
 
