@@ -14,7 +14,7 @@ from components.report.markup import Markup, element, join, trim
 from components.report.scale import Scale
 
 TOP, BOTTOM = 30, 44  # room for the title of the y axis; for tick labels and the title of the x axis
-LEVEL_NAME = 18  # longest name of a level that is written beside its line
+LEVEL_NAME = 12  # longest name of a level that is written beside its line
 LINE = 15  # a further line of tick labels
 ROW, BAR = 40, 10  # height of a labelled bar with its label; of the bar alone
 STYLES = 8  # series styles (colour, dash, marker) that the theme defines
@@ -207,7 +207,7 @@ def spread_labels(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def line_chart(series: Sequence[Series], frame: Frame) -> Markup:
-    """Curves and levels over common axes. Levels carry their name and value at the right end."""
+    """Curves and levels over common axes."""
     parts = [axes(frame)]
     levels = [one for one in series if one.level]
     heights = [frame.down(one.points[0].y) for one in levels]
@@ -220,13 +220,29 @@ def line_chart(series: Sequence[Series], frame: Frame) -> Markup:
             parts.append(curve(one, frame))
         for point in one.points if one.markers or len(one.points) == 1 else ():
             parts.append(marker(one.style, frame.across(point.x), frame.down(point.y), point.tip))
-    for one, at in zip(levels, spread_labels([height - 6 for height in heights], 15), strict=True):
-        # a long name would cover the curves; the legend has it too
-        name = f"{one.name} " if len(one.name) <= LEVEL_NAME else ""
-        text = f"{name}{one.points[0].y:.1f}"
-        parts.append(element("text", text, class_=f"level s{one.style % STYLES}", x="100%", y=at, text_anchor="end"))
+    parts += level_labels(levels, curves, frame)
     parts += [label for one in curves if one.labels for label in value_labels(one, curves, frame)]
     return join(parts)
+
+
+def level_labels(levels: Sequence[Series], curves: Sequence[Series], frame: Frame) -> list[Markup]:
+    """Names and values of levels, each at the end of its line where the curves are farther away."""
+    points = [(frame.x.share(point.x), frame.down(point.y)) for curve in curves for point in curve.points]
+    ends: dict[str, list[Series]] = {"start": [], "end": []}
+    for one in levels:
+        height = frame.down(one.points[0].y)
+        left = min((abs(y - height) for x, y in points if x < 1 / 3), default=frame.height)
+        right = min((abs(y - height) for x, y in points if x > 2 / 3), default=frame.height)
+        ends["end" if right >= left else "start"].append(one)
+    labels = []
+    for anchor, ones in ends.items():
+        places = spread_labels([frame.down(one.points[0].y) - 6 for one in ones], LINE)
+        for one, y in zip(ones, places, strict=True):
+            # a long name would run into the curves; the legend has it too
+            text = f"{one.name if len(one.name) <= LEVEL_NAME else ''} {one.points[0].y:.1f}".strip()
+            x = "0" if anchor == "start" else "100%"
+            labels.append(element("text", text, class_=f"level s{one.style % STYLES}", x=x, y=y, text_anchor=anchor))
+    return labels
 
 
 def value_labels(series: Series, curves: Sequence[Series], frame: Frame) -> list[Markup]:
@@ -240,7 +256,7 @@ def value_labels(series: Series, curves: Sequence[Series], frame: Frame) -> list
         others = [
             frame.down(other.y) for one in curves if one is not series for other in one.points if other.x == point.x
         ]
-        y = at + 20 if any(at - 28 < other < at for other in others) else at - 11
+        y = at + 20 if any(at - 28 < other < at - 6 for other in others) else at - 11
         x = frame.across(point.x)
         labels.append(element("text", f"{point.y:.1f}", class_="value", x=x, y=y, text_anchor="middle"))
     return labels

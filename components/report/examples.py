@@ -11,6 +11,8 @@ from components.report.words import columns_of, count
 
 # Columns of a passage that are shown; a reader wants to recognise it, not to read it.
 PASSAGE = 260
+# Examples of a kind that stand open: a row on a laptop.
+SHOWN = 2
 
 
 def examples_block(evidence: Evidence) -> Block:
@@ -29,11 +31,16 @@ def examples_block(evidence: Evidence) -> Block:
 
 
 def group(title: str, examples: Sequence[Example]) -> Markup | None:
-    """The examples of one kind."""
+    """The examples of one kind, all but the first few folded away."""
     if not examples:
         return None
-    cards = element("div", *(card(one) for one in examples), class_="examples")
-    return join([element("h3", f"{title} ({len(examples)} shown)", class_="group"), cards])
+    cards = [card(one) for one in examples]
+    fold = None
+    if rest := cards[SHOWN:]:
+        fold = element(
+            "details", element("summary", f"Show {len(rest)} more"), element("div", *rest, class_="examples")
+        )
+    return join([element("h3", title, class_="group"), element("div", *cards[:SHOWN], class_="examples"), fold])
 
 
 def card(example: Example) -> Markup:
@@ -57,8 +64,9 @@ def passage(hit: Hit, by: str) -> Markup:
 
 
 def shorten(text: str) -> str:
-    """The beginning of a text, cut at a space where there is one near, without blank lines."""
-    text = "\n".join(line.rstrip() for line in text.strip().splitlines() if line.strip())
+    """The beginning of a text: its first line, then the rest as running text, cut at a space if one is near."""
+    first, _, rest = text.strip().partition("\n")
+    text = f"{first}\n{' '.join(rest.split())}".strip()
     if columns_of(text) <= PASSAGE:
         return text
     end = used = 0

@@ -69,7 +69,7 @@ def funnel_block(evidence: Evidence) -> Block:
         reason_table(ledgers),
         bars=True,
     )
-    return Block("rows", "Rows", title, lede, element("div", by_step, source_card(ledgers), class_="figures"))
+    return Block("rows", "Rows", title, lede, element("div", by_step, source_card(ledgers), class_="figures loose"))
 
 
 def source_card(ledgers: Mapping[str, Ledger]) -> Markup:

@@ -79,7 +79,7 @@ def dimension_frame(quality: Sequence[Quality], task: str, series: Sequence[Seri
     dims = {one.bytes_per_vector: one.dim for one in quality if one.bytes_per_vector and one.dim}
     sizes = sorted({int(point.x) for one in series if not one.level for point in one.points})
     marks = [(float(at), f"{dims[at]}\n{size(at)}") for at in sizes] or [(1.0, "")]
-    y = linear_scale([point.y for one in series for point in one.points], 5)
+    y = linear_scale([point.y for one in series for point in one.points])
     return Frame(HEIGHT, log_scale(marks), y, "dimensions, bytes per vector", metric_name(main_metric(quality, task)))
 
 

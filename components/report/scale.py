@@ -57,7 +57,13 @@ def decimals_of(step: float) -> int:
     return 12
 
 
-def linear_scale(values: Sequence[float], count: int = 5) -> Scale:
+def tick_label(value: float, decimals: int) -> str:
+    """A tick's value with these decimals and a real minus sign; zero has no sign."""
+    text = f"{value:,.{decimals}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "\u2212")
+
+
+def linear_scale(values: Sequence[float], count: int = 7) -> Scale:
     """A linear scale over the data with a little air at both ends; ticks are the round values on it."""
     low, high = min(values), max(values)
     pad = PAD * (high - low)
@@ -78,7 +84,7 @@ def fixed_scale(low: float, high: float, count: int = 5) -> Scale:
     if high <= low:
         high = low + 1.0
     decimals = decimals_of(round_step(high - low, count))
-    return Scale(low, high, tuple((value, f"{value:,.{decimals}f}") for value in tick_values(low, high, count)))
+    return Scale(low, high, tuple((value, tick_label(value, decimals)) for value in tick_values(low, high, count)))
 
 
 def log_scale(marks: Sequence[tuple[float, str]], gap: float = 0.14, inset: float = 0.06) -> Scale:

@@ -117,7 +117,8 @@ section{margin-top:40px;scroll-margin-top:12px}
 .lede{color:var(--muted);margin:6px 0 16px;max-width:72ch}
 .group{margin:22px 0 12px}
 .lede+.group{margin-top:0}
-.figures{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));align-items:start}
+.figures{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr))}
+.figures.loose{align-items:start}
 figcaption{margin-bottom:12px}
 figcaption p{font-size:.9rem;color:var(--muted);margin-top:2px}
 .plot{padding:0 16px 0 46px}
@@ -146,7 +147,8 @@ tr>:last-child{padding-right:2px}
 .best{font-weight:700;color:var(--s0)}
 .by{font-size:.82rem;font-weight:400;color:var(--muted);font-variant-numeric:tabular-nums}
 
-.examples{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));align-items:start}
+.examples{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr))}
+summary+.examples{margin-top:10px}
 .example{display:flex;flex-direction:column;gap:10px}
 .meta{display:flex;flex-wrap:wrap;gap:6px 10px;align-items:center;font-size:.85rem;color:var(--muted)}
 .query{font-weight:600;font-size:1.03rem;overflow-wrap:anywhere;white-space:pre-line}

@@ -77,8 +77,8 @@ def loss_figure(phase: str, task: str, losses: Sequence[Loss]) -> Markup:
     """The loss curve of one task in one phase."""
     points = averaged(losses)
     spreads = [edge for point in points for edge in (point.spread or (point.y,))]
-    x = fixed_scale(losses[0].step, losses[-1].step, 4)
-    y = linear_scale(spreads, 4)
+    x = fixed_scale(losses[0].step, losses[-1].step, 5)
+    y = linear_scale(spreads, 6)
     name = f"{PHASES[phase]}, {humanise(task)}"
     told = f"{points[0].y:.3f} at the start, {points[-1].y:.3f} at step {count(losses[-1].step)}."
     if len(losses) > len(points):

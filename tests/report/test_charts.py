@@ -49,7 +49,7 @@ def test_a_curve_runs_through_its_points_and_a_level_says_its_value() -> None:
 
 def test_a_value_is_written_below_its_point_where_another_curve_runs_close_above() -> None:
     model = Series("model", 0, (Point(0, 50), Point(10, 50)), labels=True)
-    other = Series("other", 1, (Point(0, 55), Point(10, 90)))
+    other = Series("other", 1, (Point(0, 65), Point(10, 90)))
     root = parse(line_chart([model, other], Frame(174, fixed_scale(0, 10), fixed_scale(0, 100), "bytes", "nDCG")))
     assert [float(one.get("y", 0)) - 80 for one in by_class(root, "value")] == [20, -11]
 
@@ -61,3 +61,12 @@ def test_labels_of_levels_never_touch(wanted: list[float]) -> None:
     assert all(right - left >= 15 - 1e-6 for left, right in pairwise(ordered))
     order = sorted(range(len(wanted)), key=lambda index: (wanted[index], index))
     assert [placed[index] for index in order] == ordered
+
+
+def test_a_level_is_named_at_the_end_where_no_curve_is_near() -> None:
+    curve = Series("model", 0, (Point(0, 20), Point(10, 80)))
+    low = Series("BM25", 1, (Point(0, 22),), level=True)
+    high = Series("a system with a long name", 2, (Point(0, 78),), level=True)
+    root = parse(line_chart([curve, low, high], Frame(174, fixed_scale(0, 10), fixed_scale(0, 100), "bytes", "nDCG")))
+    placed = {one.text: one.get("text-anchor") for one in by_class(root, "level")}
+    assert placed == {"BM25 22.0": "end", "78.0": "start"}

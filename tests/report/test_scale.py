@@ -17,6 +17,7 @@ def labels(ticks: tuple[tuple[float, str], ...]) -> list[str]:
 
 def test_ticks_are_round() -> None:
     assert labels(linear_scale([34.5, 53.1]).ticks) == ["35", "40", "45", "50"]
+    assert labels(linear_scale([-0.21, 0.2]).ticks) == ["\u22120.2", "\u22120.1", "0.0", "0.1", "0.2"]
     assert labels(linear_scale([0.11, 0.52]).ticks) == ["0.1", "0.2", "0.3", "0.4", "0.5"]
     assert labels(count_scale(2596).ticks) == ["0", "1,000", "2,000", "3,000"]
     assert labels(count_scale(3).ticks) == ["0", "1", "2", "3"]
@@ -27,7 +28,7 @@ def test_ticks_are_round() -> None:
 def test_every_value_lies_on_the_axis_with_air_around(values: list[float]) -> None:
     scale = linear_scale(values)
     assert all(0.01 <= scale.share(value) <= 0.99 for value in values)
-    assert 2 <= len(scale.ticks) <= 8
+    assert 2 <= len(scale.ticks) <= 9
     assert len(set(labels(scale.ticks))) == len(scale.ticks)
 
 
