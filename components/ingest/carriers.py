@@ -140,12 +140,15 @@ def _delimited_rows(file: BinaryIO, carrier: Carrier, span: Span) -> Iterator[Ro
 
 
 def _cells(file: BinaryIO, carrier: Carrier) -> Iterator[list[str]]:
-    """Records of CSV, quoted as RFC 4180 says, or of TSV, where a quotation mark is a character like any other."""
+    """Records of CSV, quoted as RFC 4180 says, or of TSV, where a quotation mark is a character like any other.
+
+    Strict, because a quotation mark that is never closed would swallow the rest of the file as one cell.
+    """
     csv.field_size_limit(CELL_CHARACTERS)
     text = io.TextIOWrapper(_unpacked(file, carrier), "utf-8-sig", "surrogateescape", newline="")
     if carrier.format == "tsv":
         return csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
-    return csv.reader(text)
+    return csv.reader(text, strict=True)
 
 
 def _parquet_rows(file: BinaryIO, span: Span, columns: Sequence[str]) -> Iterator[Row]:

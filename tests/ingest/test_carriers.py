@@ -23,9 +23,10 @@ COLUMNS = ["query", "pos"]
 
 def delimited(rows: list[dict[str, str]], delimiter: str = ",") -> bytes:
     text = io.StringIO()
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    writer = csv.writer(text, delimiter=delimiter, quoting=quoting, quotechar=None if delimiter == "\t" else '"')
-    writer.writerows([COLUMNS, *([row["query"], row["pos"]] for row in rows)])
+    cells = [COLUMNS, *([row["query"], row["pos"]] for row in rows)]
+    if delimiter == "\t":
+        return "".join("\t".join(row) + "\n" for row in cells).encode()
+    csv.writer(text).writerows(cells)
     return text.getvalue().encode()
 
 
@@ -142,6 +143,12 @@ def test_corrupt_data_are_named(tmp_path: Path, name: str) -> None:
     for whole in (b"this is something else altogether", bytes(data[:40]) + b"\xff" * 60 + bytes(data[100:])):
         with pytest.raises(InputError, match=f"{name}: (not a readable|truncated)"):
             rows_of(write(tmp_path, name, whole))
+
+
+def test_an_open_quotation_mark_does_not_swallow_rows(tmp_path: Path) -> None:
+    uri = write(tmp_path, "a.csv", b'a,b\n1,2\n3,"4\n5,6\n')
+    with pytest.raises(InputError, match=r"a\.csv: not a readable \.csv file after row 0 \(unexpected end of data\)"):
+        rows_of(uri)
 
 
 @pytest.mark.parametrize(

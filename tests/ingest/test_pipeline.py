@@ -15,7 +15,7 @@ from components.core.settings import RunParams
 from components.core.sources import IngestParams, SourceParams
 from components.core.step import Context
 from components.core.storage import write_bytes
-from components.ingest import files
+from components.ingest.carriers import read_rows
 from components.ingest.pipeline import run
 from tests.conftest import Embedmill
 from tests.fixtures.installed import AddPackage
@@ -141,10 +141,9 @@ def test_a_second_run_keeps_finished_shards(ingest: Ingest, monkeypatch: pytest.
 
     def spy(uri: str, *arguments: Any) -> Any:
         read.append(uri)
-        return reader(uri, *arguments)
+        return read_rows(uri, *arguments)
 
-    reader = files.read_rows
-    monkeypatch.setattr(files, "read_rows", spy)
+    monkeypatch.setattr("components.ingest.files.read_rows", spy)
     train, _ = ingest(entry)
     assert read == ["b.jsonl"]
     assert train.rows == 41
