@@ -23,40 +23,8 @@ from components.core.teacher import ScoreParams
 from components.evaluate.pipeline import run
 
 OUTPUTS = ("metrics.json", "quality.csv", "examples.json")
-VERBS = [
-    "read",
-    "write",
-    "open",
-    "close",
-    "parse",
-    "join",
-    "split",
-    "merge",
-    "sort",
-    "count",
-    "hash",
-    "load",
-    "dump",
-    "copy",
-    "move",
-]
-NOUNS = [
-    "file",
-    "table",
-    "row",
-    "header",
-    "list",
-    "string",
-    "cache",
-    "socket",
-    "frame",
-    "tensor",
-    "shard",
-    "folder",
-    "index",
-    "token",
-    "array",
-]
+VERBS = ("read", "write", "open", "close", "parse", "join", "split", "merge", "sort", "count", "hash", "load", "dump")
+NOUNS = ("file", "table", "row", "header", "list", "string", "cache", "socket", "frame", "tensor", "shard", "token")
 SUITE = [
     {"name": "docs", "type": "heldout", "source": "docs"},
     {"name": "graded", "type": "heldout", "source": "graded"},
