@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import shutil
+import sqlite3
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from components.core import tracking
+from components.core.fingerprint import digest_json
 from components.core.manifest import ShardOutput, ShardTask, build_dataset
 from components.core.records import record_table, rejected_table
 from components.core.settings import RunParams
@@ -79,9 +82,10 @@ def write_model(folder: Path, seed: int = 0) -> None:
 def write_dataset(uri: Path, rows: list[dict[str, Any]]) -> None:
     """A dataset of one shard that keeps all of `rows` and has dropped one more."""
     dropped = rejected_table([{"kind": "dropped", "reason": "too_short", "source": "pydoc.named"}])
-    rows_in = {"pydoc.named": len(rows) + 1}
+    rows_in = Counter(["pydoc.named", *(row["source"] for row in rows)])
     output = ShardOutput(record_table(rows), dropped, rows_in)
-    build_dataset(str(uri), uri.name, [ShardTask("00000", "k", None)], lambda _: output, "fingerprint", 1, None)
+    task = ShardTask("00000", digest_json(rows), None)
+    build_dataset(str(uri), uri.name, [task], lambda _: output, "fingerprint", 1, None)
 
 
 def passage_rows() -> list[dict[str, Any]]:
@@ -137,9 +141,18 @@ def write_run(root: Path, seed: int = 0, **measured: Any) -> None:
     (root / "params.yaml").write_text("run: {seed: 7}\npretrain: {epochs: 2, dims: [8, 4]}\nregister: {}\n")
 
 
+def _do_not_wait_for_the_disk(connection: Any, _: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
+
+
 @pytest.fixture(scope="session")
 def template_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: making one takes seconds, copying it does not."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    event.listen(Engine, "connect", _do_not_wait_for_the_disk)
     folder = tmp_path_factory.mktemp("mlflow")
     before = Path.cwd()
     os.chdir(folder)
