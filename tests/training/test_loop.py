@@ -1,0 +1,175 @@
+"""The loop: the same numbers as plain PyTorch, the same bytes after an interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+
+from components.core.errors import InputError, Interrupted
+from components.training.checkpoint import Checkpoints
+from components.training.corpus import ABSENT
+from components.training.loop import Logged, Optimiser, Phase, train
+from components.training.losses import class_contrast, cosent, info_nce, matryoshka
+from components.training.model import StaticModel
+from components.training.objectives import ClassContrast, Distillation, Matryoshka, Retrieval, Similarity
+from components.training.tokens import TokenStore
+
+Pairs = tuple[TokenStore, np.ndarray, np.ndarray, int]
+DIMS = (4, 8)
+MATRYOSHKA = Matryoshka.of(DIMS, "mean")
+
+
+def start_model(vocabulary: int, seed: int = 0) -> StaticModel:
+    torch.manual_seed(seed)
+    return StaticModel(Tokenizer(models.BPE()), torch.randn(vocabulary, max(DIMS)))
+
+
+def retrieval(pairs: Pairs, negatives: int = 1) -> Retrieval:
+    _, query, passage, _ = pairs
+    negative = np.stack([np.roll(passage, shift + 1) for shift in range(negatives)], axis=1)
+    negative[3] = ABSENT
+    return Retrieval(query, passage, negative, 16, 20.0, MATRYOSHKA, bf16=False)
+
+
+def phases(pairs: Pairs, lr: float = 0.05) -> list[Phase]:
+    _store, query, passage, _ = pairs
+    target = np.random.default_rng(0).standard_normal((len(query), 4)).astype(np.float32)
+    distillation = Distillation(query, target, 32, Matryoshka.of((4,), "mean"))
+    similarity = Similarity(query, np.roll(passage, 1), np.arange(80) % 3 / 2.0, 20, 20.0, MATRYOSHKA, 0.5)
+    label, other = query[np.arange(80) % 7], np.stack([query[(np.arange(80) + 1) % 7], np.full(80, ABSENT)], axis=1)
+    classes = ClassContrast(passage, label, other, 20, 20.0, MATRYOSHKA, 0.2)
+    optimiser = Optimiser(lr, warmup=0.2)
+    return [
+        Phase("first", [distillation], 2, optimiser, 3),
+        Phase("second", [retrieval(pairs), similarity, classes], 2, optimiser, 3),
+    ]
+
+
+def run(pairs: Pairs, folder: Path, every: int = 1000, lr: float = 0.05) -> tuple[StaticModel, list[Logged]]:
+    """Train, going on from a checkpoint in ``folder`` if there is one."""
+    checkpoints = Checkpoints(folder, "run")
+    start = checkpoints.latest()
+    model = start_model(pairs[3])
+    if start:
+        model.weight_VD = start.tensors["weight"]
+    return model, train(model, pairs[0], phases(pairs, lr), checkpoints, every, lambda: None, start)
+
+
+def test_training_equals_autograd_and_plain_adamw(pair_store: Pairs, tmp_path: Path) -> None:
+    store, _query, _passage, vocabulary = pair_store
+    objective = retrieval(pair_store)
+    phase = Phase("contrast", [objective], 2, Optimiser(0.05, 0.2), 3)
+    model = start_model(vocabulary)
+    log = train(model, store, [phase], Checkpoints(tmp_path, "run"), 1000, lambda: None)
+
+    weight = torch.nn.Parameter(start_model(vocabulary).weight_VD)
+    adamw = torch.optim.AdamW([weight], weight_decay=0.0, fused=False)
+    for step, turn in enumerate(phase.steps):
+        rows = phase.plan.batch(*turn).rows
+        bags = store.bags(objective.texts(rows))
+        offsets = torch.from_numpy(bags.offsets[:-1])
+        embedding = torch.nn.functional.embedding_bag(
+            torch.from_numpy(bags.tokens).long(), weight, offsets, mode="mean"
+        )
+        parts = embedding[: len(rows)], embedding[len(rows) :]
+        loss = matryoshka(lambda *part: info_nce(*part, scale=20.0), parts, DIMS)
+        adamw.param_groups[0]["lr"] = phase.optimiser.rate(step, len(phase.steps))
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+        assert log[step].loss == pytest.approx(loss.item(), rel=1e-5)
+    torch.testing.assert_close(model.weight_VD, weight.detach(), rtol=2e-4, atol=2e-5)
+
+
+def test_loss_of_a_fixed_run_stays_what_it_was(pair_store: Pairs, tmp_path: Path) -> None:
+    _, log = run(pair_store, tmp_path)
+    last = {row.task: row for row in log}
+    golden = {"distill": 0.945177, "retri_contrast": 2.226486, "cosent": 7.466742, "cls_contrast": 0.339111}
+    assert {task: last[task].loss for task in golden} == pytest.approx(golden, rel=1e-4)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6, 12])
+def test_resumed_run_ends_with_the_same_bytes(
+    pair_store: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    undisturbed, log = run(pair_store, tmp_path / "undisturbed")
+    save = Checkpoints.save
+
+    def save_and_fail(self: Checkpoints, step: int, state: object) -> None:
+        save(self, step, state)  # type: ignore[arg-type]
+        if step >= stop:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", save_and_fail)
+        run(pair_store, tmp_path / "stopped", every=stop)
+    resumed, resumed_log = run(pair_store, tmp_path / "stopped")
+    assert torch.equal(resumed.weight_VD, undisturbed.weight_VD)
+    assert resumed_log == log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_the_state_and_interrupts(pair_store: Pairs, tmp_path: Path, number: signal.Signals) -> None:
+    model, taken = start_model(pair_store[3]), []
+
+    def advance() -> None:
+        taken.append(1)
+        if len(taken) == 4:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="after step 4"):
+        train(model, pair_store[0], phases(pair_store), Checkpoints(tmp_path, "run"), 1000, advance)
+    assert signal.getsignal(number) == before
+    undisturbed, _ = run(pair_store, tmp_path / "undisturbed")
+    resumed, _ = run(pair_store, tmp_path)
+    assert torch.equal(resumed.weight_VD, undisturbed.weight_VD)
+
+
+def test_loss_that_is_no_number_stops_with_step_and_task(pair_store: Pairs, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"step \d+, \w+: the loss is nan"):
+        run(pair_store, tmp_path, lr=1e38)
+
+
+def test_learning_rate_rises_then_falls_to_the_last_step() -> None:
+    optimiser = Optimiser(1.0, warmup=0.2)
+    rates = [optimiser.rate(step, 10) for step in range(10)]
+    assert rates[:3] == [0.5, 1.0, pytest.approx(8 / 9)]
+    assert rates[-1] == pytest.approx(1 / 9)
+    assert Optimiser(1.0, warmup=0.0).rate(0, 1) == 1.0
+
+
+def test_related_passages_are_no_negatives() -> None:
+    query, positive = np.array([1, 1, 2, 3]), np.array([10, 11, 12, 13])
+    objective = Retrieval(query, positive, np.array([[12], [10], [11], [1]]), 4, 20.0, MATRYOSHKA, bf16=False)
+    assert objective.texts(np.array([0, 2])).tolist() == [1, 2, 10, 12, 11]
+    mask = objective._related.mask(np.array([1, 2]), np.array([10, 12, 11]))
+    assert mask.tolist() == [[False, False, True], [False, False, False]]
+    own_text = objective._related.mask(np.array([3, 1]), np.array([13, 10, 3, 1]))
+    assert own_text.tolist() == [[False, False, True, False], [False, False, False, True]]
+
+
+def test_task_losses_are_the_definitions_times_their_weight(pair_store: Pairs) -> None:
+    query = pair_store[1]
+    _, second = phases(pair_store)
+    _, similarity, classes = second.objectives
+    rows = np.arange(12)
+    embedding = torch.randn(len(similarity.texts(rows)), max(DIMS))
+    label = torch.arange(12) % 3 / 2.0
+    expected = matryoshka(lambda *part: cosent(*part, label, 20.0), (embedding[:12], embedding[12:]), DIMS) * 0.5
+    assert similarity.loss(embedding, rows)[0] == pytest.approx(expected.item(), rel=1e-5)
+
+    texts = classes.texts(rows)
+    embedding = torch.randn(len(texts), max(DIMS))
+    place = {int(row): index for index, row in enumerate(texts[12:], 12)}
+    own = torch.stack([embedding[place[int(query[row % 7])]] for row in rows])
+    other = torch.stack([embedding[place[int(query[(row + 1) % 7])]] for row in rows])
+    stacked = torch.stack([own, other], dim=1)
+    expected = matryoshka(lambda *part: class_contrast(*part, scale=20.0), (embedding[:12], stacked), DIMS) * 0.2
+    assert classes.loss(embedding, rows)[0] == pytest.approx(expected.item(), rel=1e-5)
