@@ -6,8 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from components.core import storage
 from components.core.measure import Scores, embed_tasks, main_metric, measure, measure_embedded
@@ -16,7 +20,7 @@ from components.core.suite import EvaluateParams, StsTask, Task, load_suite, sui
 from components.core.teacher import ScoreParams
 from components.evaluate.examples import find_examples
 from components.evaluate.lexical import bm25, tfidf
-from components.training.encoder import WORDLLAMA, open_encoder
+from components.training.encoder import TEACHER_CACHE, WORDLLAMA, Encoder, encode_cached, open_encoder
 
 MODEL, PRETRAINED = "model", "pretrained"
 # Dimension under which a system without vectors is listed.
@@ -38,7 +42,7 @@ def run(context: Context) -> None:
     pairs = zip(tasks, embedded, strict=True)
     measured: Measured = {MODEL: {task.name: measure_embedded(task, each, params.dims) for task, each in pairs}}
     measured[PRETRAINED] = measure(open_encoder(context.inputs["pretrained"]), tasks, params.dims)
-    measured |= _measure_teachers(tasks, teachers, params.dims)
+    measured |= _measure_teachers(tasks, teachers, params.dims, context.workers)
     measured |= _measure_lexical(tasks)
     metrics = _metrics(tasks, measured)
     storage.write_bytes(context.outputs["quality"], _quality_csv(measured))
@@ -47,15 +51,28 @@ def run(context: Context) -> None:
     context.log(f"score {metrics['score']:.2f} over {len(tasks)} tasks, suite {metrics['suite_digest'][:12]}")
 
 
-def _measure_teachers(tasks: Sequence[Task], teachers: Mapping[str, str], dims: Sequence[int]) -> Measured:
+def _measure_teachers(
+    tasks: Sequence[Task], teachers: Mapping[str, str], dims: Sequence[int], workers: int
+) -> Measured:
     """Each teacher on the tasks of its languages; only one that was trained to be cut is also measured cut."""
     measured: Measured = {}
     for teacher in sorted(set(teachers.values())):
         own = [task for task in tasks if teachers.get(task.lang) == teacher]
         if own:
             cuts = dims if teacher in MATRYOSHKA_TEACHERS else ()
-            measured[Path(teacher).name] = measure(open_encoder(teacher), own, cuts)
+            measured[Path(teacher).name] = measure(_Teacher(open_encoder(teacher), workers), own, cuts)
     return measured
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """A teacher whose vectors come from the cache that all steps share, or go there."""
+
+    encoder: Encoder
+    workers: int
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return encode_cached(self.encoder, texts, TEACHER_CACHE, self.workers)
 
 
 def _measure_lexical(tasks: Sequence[Task]) -> Measured:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +24,8 @@ from components.core.records import SCHEMA, pair_texts, reject_records
 from components.core.step import Context
 from components.core.teacher import ScoreParams
 from components.score.histogram import count_bins, histogram_csv
-from components.training.encoder import Encoder, encode_cached, open_encoder
+from components.training.encoder import TEACHER_CACHE, Encoder, encode_cached, open_encoder
 
-CACHE = Path(".embedmill/cache/teacher")
 # Shards are embedded together up to this many rows: their vectors lie in memory at once.
 GROUP_ROWS = 500_000
 THRESHOLDED = "retri_contrast"
@@ -113,7 +111,7 @@ def _score_tables(tables: Sequence[pa.Table], teachers: _Teachers, workers: int)
             for side in pair:
                 for text in side:
                     places.setdefault(text, len(places))
-        vectors = encode_cached(teachers[lang], list(places), CACHE, workers)
+        vectors = encode_cached(teachers[lang], list(places), TEACHER_CACHE, workers)
         for part, index, pair in zip(scores, rows, pairs, strict=True):
             left, right = (vectors[[places[text] for text in side]] for side in pair)
             part[index] = _cosines(left, right)
