@@ -14,6 +14,7 @@ STEP = Step(
         Port("model", "model", "models/export", "The model to measure."),
         Port("pretrained", "model", "models/pretrain", "The same model before fine-tuning."),
         Port("heldout", "dataset", "data/heldout", "Records held out for evaluation."),
+        Port("suite", "file", "data/suite.json", "Digests of the suite's files: a changed one reruns this step."),
     ),
     outputs=(
         Port(

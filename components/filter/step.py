@@ -13,6 +13,7 @@ STEP = Step(
     inputs=(
         Port("ingest", "dataset", "data/ingest", "Ingested records."),
         Port("heldout", "dataset", "data/heldout", "Records held out for evaluation, which training must not see."),
+        Port("suite", "file", "data/suite.json", "Digests of the suite's files: a changed one reruns this step."),
     ),
     outputs=(
         Port("output", "dataset", "data/filter", "Records that passed every stage."),

@@ -1,4 +1,4 @@
-"""The step `sources`: entries of ingest.sources become concrete inputs, each with a digest of its content.
+"""The step `sources`: entries of ingest.sources and evaluate.suite become files, each with a digest of its content.
 
 It runs every time, so that new files, new feedback and newly installed versions start the rest of the chain; the list
 is replaced only if it has changed.
@@ -7,7 +7,7 @@ is replaced only if it has changed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from components.core import storage
 from components.core.errors import InputError
@@ -25,6 +25,8 @@ from components.core.sources import (
     encode_sources,
 )
 from components.core.step import Context
+from components.core.storage import FileInfo
+from components.core.suite import EvaluateParams, SuiteParams
 from components.sources.digests import FileDigests
 from components.sources.step import FEEDBACK
 
@@ -37,10 +39,10 @@ def run(ctx: Context) -> None:
     feedback = ctx.inputs.get("feedback", FEEDBACK)
     if storage.exists(feedback):
         sources += read_feedback(feedback)
+    suite = list_suite(ctx.section(EvaluateParams).suite, digests)
     digests.save()
-    data, output = encode_sources(sources), ctx.outputs["output"]
-    if not storage.exists(output) or storage.read_bytes(output) != data:
-        storage.write_bytes(output, data)
+    _replace(ctx.outputs["output"], encode_sources(sources))
+    _replace(ctx.outputs["suite"], (json.dumps(suite, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     inputs = sum(len(source.inputs) for source in sources)
     ctx.log(f"{len(sources)} sources, {inputs} inputs")
 
@@ -53,13 +55,7 @@ def resolve(entry: SourceParams, where: str, digests: FileDigests) -> ResolvedSo
     readable = [info for info in found if carrier_of(info.uri) is not None]
     if not readable:
         raise InputError(f"{where}: {entry.uri}: {_nothing(entry.uri, len(found))}")
-    inputs = []
-    for info in readable:
-        if storage.is_s3(info.uri):
-            digest = f"etag:{info.digest_hint}"
-        else:
-            digest = f"sha256:{digests.of(storage.local_path(info.uri))}"
-        inputs.append(SourceInput(info.uri, digest, info.size))
+    inputs = [SourceInput(info.uri, _digest(info, digests), info.size) for info in readable]
     ignored = tuple(info.uri for info in found if carrier_of(info.uri) is None)
     return ResolvedSource(entry, tuple(inputs), ignored)
 
@@ -84,6 +80,35 @@ def read_feedback(uri: str) -> list[ResolvedSource]:
             raise InputError(f"{uri}: lists {file}, which is not there")
         inputs.append(SourceInput(file, f"sha256:{sha256}", found[0].size))
     return [ResolvedSource(entry, tuple(inputs))] if inputs else []
+
+
+def list_suite(entries: Sequence[SuiteParams], digests: FileDigests) -> dict[str, dict[str, str]]:
+    """The digests of every file that a task of the suite is read from, by task and URI.
+
+    Filter, export and evaluate take the list as an input, so that a changed file is measured on again. Raises
+    InputError for an entry that leads to nothing.
+    """
+    suite: dict[str, dict[str, str]] = {}
+    for index, entry in enumerate(entries):
+        if entry.uri is None:
+            continue
+        found = storage.list_files(entry.uri)
+        if not found:
+            raise InputError(f"evaluate.suite[{index}]: {entry.uri}: {_nothing(entry.uri, 0)}")
+        suite[entry.name] = {info.uri: _digest(info, digests) for info in found}
+    return suite
+
+
+def _digest(info: FileInfo, digests: FileDigests) -> str:
+    if storage.is_s3(info.uri):
+        return f"etag:{info.digest_hint}"
+    return f"sha256:{digests.of(storage.local_path(info.uri))}"
+
+
+def _replace(uri: str, data: bytes) -> None:
+    """Write a file only if that changes it: an untouched one costs no step after this any time."""
+    if not storage.exists(uri) or storage.read_bytes(uri) != data:
+        storage.write_bytes(uri, data)
 
 
 def _packages(entry: SourceParams, where: str) -> Iterator[SourceInput]:

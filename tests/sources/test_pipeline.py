@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from components.core.errors import InputError
 from components.core.settings import RunParams, parse_section
 from components.core.sources import IngestParams, ResolvedSource, read_sources
 from components.core.step import Context
+from components.core.suite import EvaluateParams
 from components.sources import digests
 from components.sources.pipeline import run
 from tests.fixtures.installed import AddPackage
@@ -20,6 +21,8 @@ from tests.fixtures.seaweed import S3Bucket
 
 Resolve = Callable[..., list[ResolvedSource]]
 OUTPUT = "data/sources.json"
+SUITE = "data/suite.json"
+HELDOUT = ({"name": "own", "type": "heldout"},)
 
 
 @pytest.fixture
@@ -27,9 +30,13 @@ def resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Resolve:
     """Runs the step on the given entries in `tmp_path`; returns what it wrote."""
     monkeypatch.chdir(tmp_path)
 
-    def resolve_entries(*entries: dict[str, Any]) -> list[ResolvedSource]:
+    def resolve_entries(*entries: dict[str, Any], suite: Sequence[dict[str, Any]] = HELDOUT) -> list[ResolvedSource]:
         section = parse_section("ingest", IngestParams, {"sources": list(entries)}, "params.yaml")
-        run(Context("sources", RunParams(), {"ingest": section}, {}, {"output": OUTPUT}))
+        sections = {
+            "ingest": section,
+            "evaluate": parse_section("evaluate", EvaluateParams, {"suite": suite}, "p.yaml"),
+        }
+        run(Context("sources", RunParams(), sections, {}, {"output": OUTPUT, "suite": SUITE}))
         return read_sources(OUTPUT)
 
     return resolve_entries
@@ -173,3 +180,25 @@ def test_a_list_that_is_none_is_refused(tmp_path: Path) -> None:
         storage.write_bytes(str(tmp_path / "s.json"), data)
         with pytest.raises(InputError, match=message):
             read_sources(str(tmp_path / "s.json"))
+
+
+def test_the_suite_is_listed_with_digests_that_follow_its_files(resolve: Resolve) -> None:
+    write("a.csv", "dev.jsonl", "beir/corpus.jsonl", "beir/qrels/test.tsv")
+    suite = [
+        {"name": "dev", "type": "sts", "uri": "dev.jsonl"},
+        {"name": "own", "type": "heldout"},
+        {"name": "ask", "type": "beir", "uri": "beir"},
+    ]
+    resolve(files("a.csv"), suite=suite)
+    before = json.loads(storage.read_bytes(SUITE))
+    assert {name: sorted(listed) for name, listed in before.items()} == {
+        "ask": ["beir/corpus.jsonl", "beir/qrels/test.tsv"],
+        "dev": ["dev.jsonl"],
+    }
+    storage.write_bytes("dev.jsonl", b"other rows")
+    resolve(files("a.csv"), suite=suite)
+    after = json.loads(storage.read_bytes(SUITE))
+    assert after["ask"] == before["ask"]
+    assert after["dev"] != before["dev"]
+    with pytest.raises(InputError, match=r"evaluate\.suite\[0\]: none\.jsonl: no such file"):
+        resolve(files("a.csv"), suite=[{"name": "dev", "type": "sts", "uri": "none.jsonl"}])
