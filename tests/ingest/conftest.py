@@ -11,6 +11,7 @@ from components.core.manifest import Dataset
 from components.core.settings import RunParams, parse_section
 from components.core.sources import IngestParams
 from components.core.step import Context
+from components.core.suite import EvaluateParams
 from components.ingest import pipeline as ingest_pipeline
 from components.sources import pipeline as sources_pipeline
 from tests.fixtures.installed import site
@@ -27,9 +28,10 @@ def ingest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ingest:
 
     def run(*entries: dict[str, Any], workers: int = 1, **params: Any) -> tuple[Dataset, Dataset]:
         section = parse_section("ingest", IngestParams, {"sources": list(entries), **params}, "params.yaml")
-        settings, sections = RunParams(workers=workers), {"ingest": section}
+        settings, sections = RunParams(workers=workers), {"ingest": section, "evaluate": EvaluateParams()}
         output = "data/sources.json"
-        sources_pipeline.run(Context("sources", settings, sections, {}, {"output": output}))
+        listed = {"output": output, "suite": "data/suite.json"}
+        sources_pipeline.run(Context("sources", settings, sections, {}, listed))
         outputs = {"output": "data/ingest", "heldout": "data/heldout"}
         ingest_pipeline.run(Context("ingest", settings, sections, {"sources": output}, outputs))
         return Dataset.open("data/ingest"), Dataset.open("data/heldout")
