@@ -156,11 +156,12 @@ def tracking_errors() -> Iterator[None]:
     except (MlflowException, SQLAlchemyError) as error:
         text = str(error).strip() or type(error).__name__
         reason = "cannot be reached" if UNREACHABLE in text else text.splitlines()[0]
-        raise InputError(f"MLflow at {_without_password(tracking_uri())}: {reason}") from error
+        raise InputError(f"{store_name()}: {reason}") from error
 
 
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)
+def store_name() -> str:
+    """The tracking store as messages name it, without a password."""
+    return f"MLflow at {re.sub(r'//[^/@]*@', '//', tracking_uri())}"
 
 
 def experiment_id(client: Any) -> str:

@@ -20,7 +20,7 @@ from components.register.promotion import GATE, PASSED, REVOKED, declare_suite, 
 from components.register.runs import FINISHED, PARENT, find_runs, log_measured, log_steps, open_run
 from components.register.version import RULES, find_version, gate_tags, register_version, rules_digest, verdicts_on
 
-PARAMS = "params.yaml"
+PARAMETERS = "params.yaml"
 
 
 def run(ctx: Context) -> None:
@@ -54,7 +54,7 @@ def _register(
     git = tracking.git_state()
     if git.note:
         ctx.log(git.note)
-    path = ctx.inputs.get("params", PARAMS)
+    path = ctx.inputs.get("parameters", PARAMETERS)
     params = settings.read_params(path) if Path(path).is_file() else {}
     experiment = tracking.experiment_id(client)
     parent = open_run(client, experiment, candidate, git)

@@ -62,6 +62,6 @@ def _read_cache(token: list[str | int]) -> Champion | None:
 
 def _nothing_yet() -> InputError:
     return InputError(
-        f"MLflow at {tracking.tracking_uri()} has no champion yet; `embedmill run` trains one, "
+        f"{tracking.store_name()} has no champion yet; `embedmill run` trains one, "
         "or name a model with --model models/export"
     )

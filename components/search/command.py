@@ -47,7 +47,8 @@ def _print_rich(hits: list[Hit]) -> None:
 
 
 def _origin(hit: Hit) -> str:
-    return f"{hit.source} {hit.url}" if hit.url else hit.source
+    """Source, and the address unless the title says it already."""
+    return f"{hit.source} {hit.url}" if hit.url and hit.title not in hit.url else hit.source
 
 
 def _first_lines(text: str) -> list[str]:
