@@ -45,7 +45,7 @@ TEACHER_CACHE = Path(".embedmill/cache/teacher")
 # Texts that a static encoder tokenises at once, that another encoder takes in one batch, and that one cache file holds.
 STATIC_BATCH = 4096
 DENSE_BATCH = 32
-CACHE_CHUNK = 8192
+CACHE_CHUNK = 4096
 # Products of fewer rows take another kernel with another order of summation.
 MIN_BATCH = 4
 
