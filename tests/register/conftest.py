@@ -17,19 +17,19 @@ from pathlib import Path
 import pytest
 
 from components.core import lock
-from tests.register.tiny_run import project, template_database
+from tests.register.tiny_run import project, template_project
 
-__all__ = ["mlflow_server", "project", "template_database"]
+__all__ = ["mlflow_server", "project", "template_project"]
 
 START_SECONDS = 120.0
 
 
 @pytest.fixture
-def mlflow_server(tmp_path: Path, template_database: Path) -> Iterator[str]:
+def mlflow_server(tmp_path: Path, template_project: Path) -> Iterator[str]:
     """The address of a real MLflow server on this machine, empty, with artifacts of its own."""
     folder = tmp_path / "server"
     folder.mkdir()
-    shutil.copy(template_database, folder / "server.db")
+    shutil.copy(template_project / "mlflow.db", folder / "server.db")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -17,9 +17,8 @@ from tests.register.tiny_run import DIMS, write_measured, write_run
 
 
 @pytest.fixture
-def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.chdir(tmp_path)
-    write_run(tmp_path)
+def inputs(project: Path) -> dict[str, str]:
+    write_run(project)
     return {port.name: port.default for port in STEP.inputs}
 
 

@@ -159,12 +159,9 @@ class Cut(BaseException):
 @pytest.mark.parametrize(
     ("method", "call"),
     [
-        ("create_run", 1),
         ("log_batch", 3),
         ("create_logged_model", 1),
-        ("log_outputs", 1),
         ("create_model_version", 1),
-        ("set_terminated", 8),
         ("set_registered_model_tag", 1),
     ],
 )

@@ -123,12 +123,18 @@ def write_measured(folder: Path, score: float = 50.0, bm25: float = 44.0, suite:
         writer.writerows((*row, "") for row in rows)
 
 
-def write_run(root: Path, seed: int = 0, **measured: Any) -> None:
-    """Everything that `register` reads, below `root`."""
+def write_datasets(root: Path) -> None:
+    """The datasets that `register` and `search` read."""
     rows = passage_rows()
     for name in ("ingest", "filter", "score"):
         write_dataset(root / "data" / name, rows)
     write_dataset(root / "data" / "heldout", rows[:1])
+
+
+def write_run(root: Path, seed: int = 0, **measured: Any) -> None:
+    """Everything that `register` reads, below `root`; datasets that are there already stay."""
+    if not (root / "data").exists():
+        write_datasets(root)
     write_model(root / "models" / "export", seed)
     write_measured(root / "reports" / "evaluate", **measured)
     for step in ("pretrain", "finetune"):
@@ -147,28 +153,30 @@ def _do_not_wait_for_the_disk(connection: Any, _: object) -> None:
 
 
 @pytest.fixture(scope="session")
-def template_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database: making one takes seconds, copying it does not."""
+def template_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database and the datasets: making them takes seconds, copying them does not."""
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
     event.listen(Engine, "connect", _do_not_wait_for_the_disk)
-    folder = tmp_path_factory.mktemp("mlflow")
+    folder = tmp_path_factory.mktemp("template")
+    write_datasets(folder)
     before = Path.cwd()
     os.chdir(folder)
     try:
         tracking.connect()
     finally:
         os.chdir(before)
-    return folder / "mlflow.db"
+    return folder
 
 
 @pytest.fixture
-def project(tmp_path: Path, template_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's folder, made the working folder, with an empty MLflow database."""
+def project(tmp_path: Path, template_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's folder, made the working folder, with datasets and an empty MLflow database."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    shutil.copy(template_database, tmp_path / "mlflow.db")
+    shutil.copy(template_project / "mlflow.db", tmp_path)
+    shutil.copytree(template_project / "data", tmp_path / "data")
     return tmp_path
 
 

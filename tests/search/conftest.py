@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.register.tiny_run import passage_rows, project, template_database, write_dataset, write_model
+from tests.register.tiny_run import passage_rows, project, template_project, write_dataset, write_model
 
-__all__ = ["corpus", "project", "template_database"]
+__all__ = ["corpus", "project", "template_project"]
 
 EXTRA = {"task": "retri_contrast", "text": "csv table", "text_pos": "Read a table.\n\nFrom a file.", "source": "web"}
 
