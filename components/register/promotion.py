@@ -29,9 +29,10 @@ def declare_suite(client: Any, suite: str) -> None:
 
 
 def reconcile(client: Any) -> Any | None:
-    """Make the champion the best passed version on the current suite; returns it (None: nothing has passed yet).
+    """Make the champion the best passed version on the current suite; returns it (None: there is none).
 
-    If nothing has passed on the current suite, the champion stays who it is.
+    If nothing has passed on the current suite, a champion that has passed on an earlier one stays; one whose gate is
+    no longer `passed` loses the alias.
     """
     best: Any = None
     now: Any = None
@@ -39,9 +40,17 @@ def reconcile(client: Any) -> Any | None:
     def settled() -> bool:
         nonlocal best, now
         best, now = best_version(client), champion(client)
-        return best is None or (now is not None and now.version == best.version)
+        if best is None:
+            return now is None or now.tags.get(GATE) == PASSED
+        return now is not None and now.version == best.version
 
-    _settle(settled, lambda: client.set_registered_model_alias(MODEL, CHAMPION, best.version))
+    def write() -> None:
+        if best is None:
+            client.delete_registered_model_alias(MODEL, CHAMPION)
+        else:
+            client.set_registered_model_alias(MODEL, CHAMPION, best.version)
+
+    _settle(settled, write)
     return now
 
 

@@ -56,6 +56,19 @@ def test_nothing_passed_means_no_champion(client: Any) -> None:
     assert tracking.champion(client) is None
 
 
+def test_a_champion_that_is_revoked_makes_place(client: Any) -> None:
+    publish(client, 50.0)
+    publish(client, 60.0)
+    client.set_model_version_tag(MODEL, "2", "gate", "revoked")
+    assert reconcile(client).version == 1
+    client.set_model_version_tag(MODEL, "1", "gate", "revoked")
+    assert reconcile(client) is None
+    assert tracking.champion(client) is None
+    publish(client, 40.0)
+    publish(client, 70.0, gate="failed", suite="other")
+    assert champion_score(client) == 40.0
+
+
 class Overtaken:
     """A client during whose first alias write another writer registers a better version from start to end."""
 
