@@ -13,6 +13,7 @@ import click
 from components import __version__, chain
 from components.core.command import step_command
 from components.core.errors import EmbedmillError, Interrupted, UsageError
+from components.core.reproduce import leave_exit_code
 
 # Commands that are no step: name → "module:click command".
 AROUND = {
@@ -60,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # accepted anywhere on the line, since people add it to the end of the command that failed
     debug = "--debug" in arguments
-    sys.exit(_run([argument for argument in arguments if argument != "--debug"], debug))
+    code = _run([argument for argument in arguments if argument != "--debug"], debug)
+    if code and "DVC_STAGE" in os.environ:
+        leave_exit_code(code)
+    sys.exit(code)
 
 
 def _run(arguments: list[str], debug: bool) -> int:

@@ -8,7 +8,7 @@ from components.export.params import ExportParams
 
 STEP = Step(
     name="export",
-    summary="Write the model as a sentence-transformers folder with a card of its measured scores.",
+    summary="Write a sentence-transformers folder with its card of scores.",
     sections={"export": ExportParams, "evaluate": EvaluateParams},
     inputs=(
         Port("model", "model", "models/finetune", "Fine-tuned model."),

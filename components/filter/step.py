@@ -8,7 +8,7 @@ from components.filter.params import FilterParams
 
 STEP = Step(
     name="filter",
-    summary="Keep the rows worth training on: language, length, heuristics, duplicates, evaluation texts.",
+    summary="Drop rows by rules, language, duplicates and evaluation texts.",
     sections={"filter": FilterParams, "evaluate": EvaluateParams},
     inputs=(
         Port("ingest", "dataset", "data/ingest", "Ingested records."),

@@ -7,7 +7,7 @@ from components.finetune.params import FinetuneParams
 
 STEP = Step(
     name="finetune",
-    summary="Train retrieval, similarity and classes together, with mined hard negatives.",
+    summary="Train retrieval, similarity and classes with mined negatives.",
     sections={"finetune": FinetuneParams},
     inputs=(
         Port("input", "dataset", "data/score", "Scored records."),

@@ -7,7 +7,7 @@ from components.core.step import Port, Resources, Step
 
 STEP = Step(
     name="ingest",
-    summary="Turn every source into records of one schema; hold whole groups out for evaluation.",
+    summary="Turn sources into records; hold whole groups out for evaluation.",
     sections={"ingest": IngestParams},
     inputs=(Port("sources", "file", "data/sources.json", "The list of inputs that the step sources made."),),
     outputs=(

@@ -7,7 +7,7 @@ from components.register.params import RegisterParams
 
 STEP = Step(
     name="register",
-    summary="Record the run in MLflow, register the model, make it champion if it passes the gate and is the best.",
+    summary="Record the run in MLflow; promote the model if it passes the gate.",
     sections={"register": RegisterParams},
     inputs=(
         Port("model", "model", "models/export", "The model to register."),

@@ -6,7 +6,7 @@ from components.core.step import Port, Resources, Step
 
 STEP = Step(
     name="report",
-    summary="Draw one self-contained HTML page about the run: rows, scores, losses, quality, examples.",
+    summary="Draw the run as one self-contained HTML page.",
     sections={},
     inputs=(
         Port("ingest", "dataset", "data/ingest", "Ingested records, for their ledger."),

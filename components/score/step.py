@@ -7,7 +7,7 @@ from components.core.teacher import ScoreParams
 
 STEP = Step(
     name="score",
-    summary="Score every pair by the cosine that a teacher model gives it, and drop clear mismatches.",
+    summary="Score every pair with a teacher and drop clear mismatches.",
     sections={"score": ScoreParams},
     inputs=(Port("filter", "dataset", "data/filter", "Filtered records."),),
     outputs=(

@@ -11,7 +11,7 @@ FEEDBACK = "data/feedback/current.json"
 
 STEP = Step(
     name="sources",
-    summary="List every input, the feedback so far and the files of the suite, each with a digest of its content.",
+    summary="List every input and suite file with a digest of its content.",
     sections={"ingest": IngestParams, "evaluate": EvaluateParams},
     inputs=(Port("feedback", "file", FEEDBACK, "Pointer to the version of the feedback.", optional=True),),
     outputs=(
