@@ -57,12 +57,13 @@ def leave_exit_code(code: int) -> None:
 def use_git(folder: Path) -> None:
     """Tell DVC whether there is a git repository around `folder`, since it refuses to run without one unless told."""
     path = folder / ".dvc" / "config.local"
+    if not path.parent.is_dir():
+        return
     has_git = any((parent / ".git").exists() for parent in (folder.resolve(), *folder.resolve().parents))
     told_otherwise = path.exists() and "no_scm = true" in path.read_text(encoding="utf-8").casefold()
     if has_git != told_otherwise:
         return
     setting = ["--unset", "core.no_scm"] if has_git else ["core.no_scm", "true"]
-    path.parent.mkdir(exist_ok=True)
     subprocess.run([*DVC, "config", "--local", *setting], env={**os.environ, "DVC_NO_ANALYTICS": "1"}, check=True)
 
 

@@ -10,9 +10,10 @@ import click
 from components.core import settings
 from components.core.command import params_options
 from components.core.errors import EmbedmillError, Interrupted
-from components.flywheel.chain import ChainFailed, Stopped, run_chain, stop_on_signals
+from components.core.reproduce import ChainFailed, reproduce
 from components.flywheel.params import FlywheelParams
 from components.flywheel.poller import open_store, poll
+from components.flywheel.signals import Stopped, stop_on_signals
 
 
 def _poll(params: str, assignments: tuple[str, ...], take_over: bool) -> None:
@@ -73,12 +74,7 @@ def _read_feedback(params: str, assignments: tuple[str, ...]) -> str:
 
 
 def _chain() -> None:
-    from pathlib import Path
-
-    from components.run.command import use_git
-
-    use_git(Path())
-    run_chain()
+    reproduce()
 
 
 def _log(message: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from components.core import lock, storage
 from components.core.errors import UsageError
 from components.core.fingerprint import canonical_json, digest_bytes
-from components.flywheel.chain import ChainFailed, run_chain
+from components.core.reproduce import ChainFailed, reproduce
 from components.flywheel.feedback import parse_feedback
 from components.flywheel.versions import Claim, FeedbackFile, NewFile, Store, Version, extend
 
@@ -40,7 +40,7 @@ def open_store(feedback: str) -> Store:
     return Store(storage.join(feedback, SHARED_ROOT) if storage.is_s3(feedback) else LOCAL_ROOT)
 
 
-def poll(feedback: str, log: Log, chain: Callable[[], None] = run_chain, take_over: bool = False) -> int:
+def poll(feedback: str, log: Log, chain: Callable[[], None] = reproduce, take_over: bool = False) -> int:
     """Train on whatever is claimed and not done, then on whatever is new. Returns how many batches were trained on.
 
     Another poller at work in this project is no error: it does the work. `take_over` finishes a claim of a poller
@@ -108,7 +108,8 @@ def _train(store: Store, claim: Claim, chain: Callable[[], None], log: Log) -> N
     try:
         chain()
     except ChainFailed as error:
-        raise ChainFailed(f"batch {claim.number}: {error}; it stays claimed, and the next poll goes on") from None
+        message = f"batch {claim.number}: {error}; it stays claimed, and the next poll goes on"
+        raise ChainFailed(message, error.exit_code) from None
     registered = json.loads(REGISTERED.read_bytes()) if REGISTERED.exists() else {}
     model_version, gate = registered.get("version"), registered.get("gate")
     store.finish(claim, model_version, gate)

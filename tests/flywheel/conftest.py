@@ -39,8 +39,8 @@ if not lock.exists() or lock.read_text() != current["version"]:
 POLL = """
 import sys
 from components.flywheel import command
-from components.flywheel.chain import run_chain
-command._chain = lambda: run_chain([sys.executable, "chain.py"])
+from components.core.reproduce import reproduce
+command._chain = lambda: reproduce(command=[sys.executable, "chain.py"])
 command.flywheel.main(sys.argv[1:], prog_name="flywheel")
 """
 # Generous, since these wait for a process that other work may hold up; nothing is asserted about time.

@@ -10,7 +10,7 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.fingerprint import digest_bytes
-from components.flywheel.chain import ChainFailed
+from components.core.reproduce import ChainFailed
 from components.flywheel.poller import open_store, poll
 from components.flywheel.versions import Store
 from tests.fixtures.seaweed import S3Bucket
@@ -31,7 +31,7 @@ class Chain:
     def __call__(self) -> None:
         if self.fails:
             self.fails -= 1
-            raise ChainFailed("dvc repro ended with exit code 3")
+            raise ChainFailed("dvc repro ended with exit code 3", 3)
         current = json.loads(Path("data/feedback/current.json").read_text())
         self.versions.append(current["version"])
         self.rows.append(sum(file["rows"] for file in current["files"]))
