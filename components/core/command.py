@@ -49,7 +49,8 @@ def run_step(
     """Validate parameters and inputs, then run the step as the only writer of its outputs."""
     if "DVC_STAGE" in os.environ:
         lock.die_with_parent()
-    run, sections = read_sections(step.sections, params_path, assignments, known)
+    parameters = settings.override(settings.read_params(params_path), assignments)
+    run, sections = parse_sections(step.sections, parameters, params_path, known)
     environment.quiet()
     environment.fix_threads(run.threads)
     inputs = _located(step.inputs, paths)
@@ -60,21 +61,20 @@ def run_step(
     for uri in outputs.values():
         check_writable(uri)
     with lock.hold(f"{LOCKS}/{step.name}.lock", f"step {step.name}", LOCK_WAIT_SECONDS):
-        step.execute(Context(step.name, run, sections, inputs, outputs))
+        step.execute(Context(step.name, run, sections, inputs, outputs, parameters))
 
 
-def read_sections(
+def parse_sections(
     wanted: Mapping[str, type[Section]],
-    params_path: str,
-    assignments: Sequence[str],
+    raw: Mapping[str, Any],
+    origin: str,
     known: Mapping[str, type[Section]],
 ) -> tuple[RunParams, dict[str, Section]]:
     """The `run` section and the wanted ones, validated. Raises UsageError for unknown sections, keys and values."""
-    raw = settings.override(settings.read_params(params_path), assignments)
-    settings.check_sections(raw, list(known), params_path)
-    run = settings.parse_section("run", RunParams, raw.get("run"), params_path)
+    settings.check_sections(raw, list(known), origin)
+    run = settings.parse_section("run", RunParams, raw.get("run"), origin)
     assert isinstance(run, RunParams)
-    parsed = {name: settings.parse_section(name, model, raw.get(name), params_path) for name, model in wanted.items()}
+    parsed = {name: settings.parse_section(name, model, raw.get(name), origin) for name, model in wanted.items()}
     return run, parsed
 
 

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from components.core.execute import worker_count
 from components.core.progress import Progress
@@ -63,6 +63,8 @@ class Context:
     sections: Mapping[str, Section]
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Every section as it was given, overrides included, for a step that records the run."""
 
     def section(self, model: type[AnySection]) -> AnySection:
         """The parameters of the section that `model` describes."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from components.core import settings, storage, tracking
+from components.core import storage, tracking
 from components.core.errors import GateRefused
 from components.core.step import Context
 from components.core.tracking import MODEL
@@ -19,8 +18,6 @@ from components.register.params import RegisterParams
 from components.register.promotion import GATE, PASSED, REVOKED, declare_suite, reconcile
 from components.register.runs import FINISHED, PARENT, find_runs, log_measured, log_steps, open_run
 from components.register.version import RULES, find_version, gate_tags, register_version, rules_digest, verdicts_on
-
-PARAMETERS = "params.yaml"
 
 
 def run(ctx: Context) -> None:
@@ -54,13 +51,11 @@ def _register(
     git = tracking.git_state()
     if git.note:
         ctx.log(git.note)
-    path = ctx.inputs.get("parameters", PARAMETERS)
-    params = settings.read_params(path) if Path(path).is_file() else {}
     experiment = tracking.experiment_id(client)
     parent = open_run(client, experiment, candidate, git)
-    log_steps(client, parent, candidate, ctx.inputs, params)
+    log_steps(client, parent, candidate, ctx.inputs, ctx.parameters)
     model_id = ensure_logged_model(client, parent, candidate)
-    log_measured(client, parent, candidate, model_id, params)
+    log_measured(client, parent, candidate, model_id, ctx.parameters)
     version = register_version(client, candidate, parent.info.run_id, model_id, gate.rules, verdicts)
     if version.run_id != parent.info.run_id:
         _withdraw(client, parent, model_id)

@@ -22,7 +22,6 @@ STEP = Step(
         Port("finetune_metrics", "file", "reports/finetune/metrics.json", "Metrics of fine-tuning."),
         Port("finetune_loss", "file", "reports/finetune/loss.csv", "Losses of fine-tuning."),
         Port("export_metrics", "file", "reports/export/metrics.json", "Size of the exported model."),
-        Port("parameters", "file", "params.yaml", "Parameters to record with the run.", optional=True),
     ),
     outputs=(Port("version", "file", "reports/register/version.json", "The version, its gate, and the champion."),),
     run="components.register.pipeline:run",

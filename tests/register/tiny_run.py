@@ -24,6 +24,7 @@ from components.register.params import RegisterParams
 from components.register.step import STEP
 
 DIMS = 8
+PARAMETERS = {"run": {"seed": 7}, "pretrain": {"epochs": 2, "dims": [8, 4]}, "register": {}}
 WORDS = (
     "[UNK]",
     "read",
@@ -144,7 +145,6 @@ def write_run(root: Path, seed: int = 0, **measured: Any) -> None:
         (root / "reports" / step / "loss.csv").write_text(losses)
     (root / "reports" / "export").mkdir(parents=True, exist_ok=True)
     (root / "reports" / "export" / "metrics.json").write_text(json.dumps({"parameters": len(WORDS) * DIMS}))
-    (root / "params.yaml").write_text("run: {seed: 7}\npretrain: {epochs: 2, dims: [8, 4]}\nregister: {}\n")
 
 
 def _do_not_wait_for_the_disk(connection: Any, _: object) -> None:
@@ -185,6 +185,6 @@ def register(strict: bool = False, **rules: Any) -> dict[str, Any]:
     section = RegisterParams(strict=strict, **rules)
     inputs = {port.name: port.default for port in STEP.inputs}
     outputs = {port.name: port.default for port in STEP.outputs}
-    STEP.execute(Context("register", RunParams(), {"register": section}, inputs, outputs))
+    STEP.execute(Context("register", RunParams(), {"register": section}, inputs, outputs, PARAMETERS))
     version: dict[str, Any] = json.loads(Path(outputs["version"]).read_text())
     return version
