@@ -33,15 +33,17 @@ class RetrievalParams(Section):
     """Query and passage: InfoNCE over the batch's passages and the mined negatives."""
 
     batch_size: int = Field(default=1024, ge=2, description="Pairs a step.")
-    temperature: float = Field(default=0.05, ge=0.01, le=1, description="Softmax temperature (scale 20).")
+    temperature: float = Field(default=0.1, ge=0.01, le=1, description="Softmax temperature (scale 10).")
 
 
 class SimilarityParams(Section):
     """Graded pairs: CoSENT."""
 
-    batch_size: int = Field(default=256, ge=2, description="Pairs a step; all are ranked against one another.")
+    batch_size: int = Field(default=512, ge=2, description="Pairs a step; all are ranked against one another.")
     temperature: float = Field(default=0.05, ge=0.01, le=1, description="Temperature of the ranked cosines (Piccolo2).")
-    weight: float = Field(default=0.04, gt=0, description="Factor of its loss beside the retrieval loss (Piccolo2).")
+    weight: float = Field(
+        default=0.1, gt=0, description="Factor of its loss beside the retrieval loss (0.04 in Piccolo2)."
+    )
 
 
 class ClassParams(Section):
@@ -59,6 +61,9 @@ class FinetuneParams(Section):
     epochs: int = Field(default=1, ge=1, description="Passes over each task's records.")
     lr: float = Field(default=0.02, gt=0, description="Peak learning rate of AdamW.")
     warmup: float = Field(default=0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
+    keep: float = Field(
+        default=0.3, ge=0, lt=1, description="Share of the pretrained weights in the result (Wortsman et al. 2022)."
+    )
     reduction: Literal["mean", "sum"] = Field(
         default="mean", description="How losses over the dimensions are combined."
     )

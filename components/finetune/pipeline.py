@@ -46,12 +46,14 @@ def run(ctx: Context) -> None:
     objectives = _objectives(ctx, params, corpus, store, model, matryoshka)
     phase = Phase("finetune", objectives, params.epochs, Optimiser(params.lr, params.warmup), ctx.seed)
     if start:
-        model = StaticModel(model.tokenizer, start.tensors["weight"])
         ctx.log(f"goes on after step {len(start.values['log'])}")
+    tuned = StaticModel(model.tokenizer, start.tensors["weight"] if start else model.weight_VD.clone())
     with ctx.progress("finetune", len(phase.steps), "steps") as bar:
-        log = train(model, store, [phase], checkpoints, params.checkpoint_steps, bar.advance, start)
+        log = train(tuned, store, [phase], checkpoints, params.checkpoint_steps, bar.advance, start)
 
-    save_model(model, ctx.outputs["output"], {**config, "training": corpus.provenance()})
+    # between the two models lies one that has learned the tasks and forgotten less than the tuned one
+    tuned.weight_VD.lerp_(model.weight_VD, params.keep)
+    save_model(tuned, ctx.outputs["output"], {**config, "training": corpus.provenance()})
     write_losses(ctx.outputs["loss"], log)
     metrics = {
         "records": {objective.task.name: len(objective.task) for objective in objectives},

@@ -46,14 +46,21 @@ def initial_table(
     return table_VD / max(float(table_VD.std(dtype=np.float64)), 1e-6)
 
 
-def principal_axes(vector_NE: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Vectors turned so that the leading dimensions hold most of their length, float32 [N, E].
+def principal_axes(vector_NE: npt.NDArray[np.float32], dims: int, seed: int) -> npt.NDArray[np.float32]:
+    """Vectors turned so that the leading dimensions hold most of their length, float32 [N, dims].
 
-    Only then is the head of a teacher's vector a target for the head of a Matryoshka student's.
+    Only then is the head of a teacher's vector a target for the head of a Matryoshka student's. A student with more
+    dimensions than the teacher gets rotated copies behind: the cosines stay the teacher's, learned more than once.
     """
+    width, rng = vector_NE.shape[1], np.random.default_rng(seed)
     moment_EE = vector_NE.T.astype(np.float64) @ vector_NE.astype(np.float64)
-    _, axes_EE = np.linalg.eigh(moment_EE)
-    return np.ascontiguousarray(vector_NE @ axes_EE[:, ::-1].astype(np.float32))
+    axes_EE = np.linalg.eigh(moment_EE)[1][:, ::-1]
+    turns = [axes_EE]
+    while width * len(turns) < dims:
+        turns.append(axes_EE @ np.linalg.qr(rng.standard_normal((width, width)))[0])
+    axes_ED = np.concatenate(turns, axis=1)[:, :dims].astype(np.float32)
+    target_ND: npt.NDArray[np.float32] = vector_NE @ axes_ED
+    return target_ND
 
 
 def _strings(tokenizer: Tokenizer) -> list[str]:

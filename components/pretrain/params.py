@@ -20,11 +20,11 @@ class DistillParams(Section):
     )
     epochs: int = Field(default=2, ge=1, description="Passes over the distinct texts of those languages.")
     batch_size: int = Field(default=1024, ge=1, description="Texts a step.")
-    lr: float = Field(default=0.01, gt=0, description="Peak learning rate of AdamW.")
+    lr: float = Field(default=0.15, gt=0, description="Peak learning rate of AdamW.")
 
 
 class ContrastParams(Section):
-    """Second phase: InfoNCE with in-batch negatives over the retrieval pairs."""
+    """Second phase: InfoNCE with in-batch negatives over the retrieval pairs of the languages not distilled."""
 
     epochs: int = Field(default=3, ge=1, description="Passes over the retrieval pairs.")
     batch_size: int = Field(
@@ -39,12 +39,15 @@ class PretrainParams(Section):
 
     objective: Literal["contrastive", "distill", "both"] = Field(
         default="both",
-        description="contrastive: pairs only; distill: a teacher's vectors only; both: one after the other.",
+        description="contrastive: pairs alone; distill: teachers alone; both: each language by what serves it.",
     )
     tokenizer: str = Field(
         default="train", description="train: learned from the corpus; else a tokenizer.json or its folder."
     )
-    vocab_size: int = Field(default=30_000, ge=100, description="Most tokens that a learned tokenizer may have.")
+    vocab_size: int = Field(default=16_000, ge=100, description="Most tokens that a learned tokenizer may have.")
+    sample_characters: int = Field(
+        default=12_000_000, ge=1000, description="Characters of text that a tokenizer is learned from."
+    )
     min_frequency: int = Field(default=3, ge=1, description="Occurrences that a learned token needs.")
     max_tokens: int = Field(default=256, ge=8, description="Tokens read of a text; the model keeps this limit.")
     dims: tuple[Annotated[int, Field(ge=1)], ...] = Field(

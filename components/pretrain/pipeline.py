@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,11 @@ def run(ctx: Context) -> None:
     checkpoints = Checkpoints(WORK / "checkpoints" / "pretrain", digest_json(made_from))
     start = checkpoints.latest()
     teachers = {lang: open_encoder(params.teachers[lang]) for lang in corpus.languages() if lang in params.teachers}
-    phases = [*_distillation(ctx, params, corpus, store, teachers), *_contrast(ctx, params, corpus, store)]
+    distilled = _distilled_languages(params, corpus, teachers)
+    phases = [
+        *(_distillation(ctx, params, corpus, store, lang, teachers[lang]) for lang in distilled),
+        *_contrast(ctx, params, corpus, store, distilled),
+    ]
     if start:
         weight_VD = start.tensors["weight"]
         ctx.log(f"goes on after step {len(start.values['log'])}")
@@ -75,17 +80,17 @@ def run(ctx: Context) -> None:
 
 def _tokenizer(params: PretrainParams, corpus: Corpus) -> Tokenizer:
     if params.tokenizer == "train":
-        tokenizer = learn_tokenizer(corpus.texts, params.vocab_size, params.min_frequency)
+        tokenizer = learn_tokenizer(corpus.sample(params.sample_characters), params.vocab_size, params.min_frequency)
     else:
         tokenizer = load_tokenizer(params.tokenizer)
     tokenizer.enable_truncation(params.max_tokens)
     return tokenizer
 
 
-def _distillation(
-    ctx: Context, params: PretrainParams, corpus: Corpus, store: TokenStore, teachers: dict[str, Encoder]
-) -> list[Phase]:
-    """The distillation phases, one for each language that is to be distilled and is there."""
+def _distilled_languages(params: PretrainParams, corpus: Corpus, teachers: dict[str, Encoder]) -> list[str]:
+    """The languages that are to be distilled, have records, and have a teacher."""
+    if params.objective == "contrastive":
+        return []
     languages = [lang for lang in params.distill.languages if lang in teachers]
     if params.objective == "distill" and not languages:
         there = ", ".join(corpus.languages()) or "none"
@@ -93,26 +98,35 @@ def _distillation(
             f"pretrain.distill.languages: no records with a teacher in {', '.join(params.distill.languages)} "
             f"(languages of the records: {there}); add a language, or set pretrain.objective to contrastive"
         )
-    if params.objective == "contrastive":
-        return []
-    phases = []
-    for lang in languages:
-        texts = corpus.texts_of_language(lang)
-        teacher = teachers[lang]
-        bar = ctx.progress(f"teacher {teacher.name}", len(texts), "texts")
-        vector_NE = encode_cached(teacher, texts, WORK / "cache" / "teacher", ctx.workers, bar)
-        dims = [dim for dim in params.dims if dim <= teacher.dims] or [min(params.dims)]
-        matryoshka = Matryoshka.of(dims, params.reduction)
-        target_NE = principal_axes(vector_NE)
-        objective = Distillation(store.rows_of(texts), target_NE, params.distill.batch_size, matryoshka)
-        optimiser = Optimiser(params.distill.lr, params.warmup)
-        phases.append(Phase(f"distil {lang}", [objective], params.distill.epochs, optimiser, ctx.seed))
-    return phases
+    return languages
 
 
-def _contrast(ctx: Context, params: PretrainParams, corpus: Corpus, store: TokenStore) -> list[Phase]:
-    """The contrastive phase, if there are retrieval pairs."""
-    rows = corpus.retrieval(store)
+def _distillation(
+    ctx: Context, params: PretrainParams, corpus: Corpus, store: TokenStore, lang: str, teacher: Encoder
+) -> Phase:
+    """The phase that regresses the texts of one language onto their teacher's vectors."""
+    texts = corpus.texts_of_language(lang)
+    bar = ctx.progress(f"teacher {teacher.name}", len(texts), "texts")
+    vector_NE = encode_cached(teacher, texts, WORK / "cache" / "teacher", ctx.workers, bar)
+    objective = Distillation(
+        store.rows_of(texts),
+        principal_axes(vector_NE, max(params.dims), ctx.seed),
+        params.distill.batch_size,
+        Matryoshka.of(params.dims, params.reduction),
+    )
+    optimiser = Optimiser(params.distill.lr, params.warmup)
+    return Phase(f"distil {lang}", [objective], params.distill.epochs, optimiser, ctx.seed)
+
+
+def _contrast(
+    ctx: Context, params: PretrainParams, corpus: Corpus, store: TokenStore, distilled: Sequence[str]
+) -> list[Phase]:
+    """The contrastive phase, if there are retrieval pairs for it.
+
+    What a language has learned from its teacher would not survive the learning rate that contrast from scratch needs,
+    so the pairs of a distilled language wait for fine-tuning.
+    """
+    rows = corpus.retrieval(store, distilled)
     if params.objective == "distill" or not len(rows.query):
         return []
     objective = Retrieval(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from components.core.errors import InputError
 from components.core.fingerprint import digest_bytes, digest_json
 from components.core.manifest import Dataset
+from components.core.textnorm import text_ids
 from components.training.tokens import TokenStore, build_store
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ class Corpus:
     table: pa.Table
     texts: list[str]
     digest: str
+
+    def sample(self, characters: int) -> list[str]:
+        """Texts that together hold about this many characters, chosen by their ids; all of them if they hold fewer."""
+        if sum(map(len, self.texts)) <= characters:
+            return self.texts
+        order = np.argsort(text_ids(self.texts))
+        taken = np.cumsum([len(self.texts[row]) for row in order]) <= characters
+        return [self.texts[row] for row in order[taken]]
 
     def languages(self) -> dict[str, int]:
         """Number of records of each language, in order of name; records without one are left out."""
@@ -51,9 +60,13 @@ class Corpus:
         made_from = digest_json([self.digest, digest_bytes(tokenizer.to_str().encode())])
         return build_store(folder, tokenizer, self.texts, made_from)
 
-    def retrieval(self, store: TokenStore) -> RetrievalRows:
-        """The retrieval records."""
+    def retrieval(self, store: TokenStore, without: Sequence[str] = ()) -> RetrievalRows:
+        """The retrieval records, save those of the languages ``without``."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         part = self._task("retri_contrast")
+        part = part.filter(pc.invert(pc.is_in(part["lang"], pa.array(without, pa.string()))))
         query, positive = _rows(store, part["text"]), _rows(store, part["text_pos"])
         return RetrievalRows(query, positive, _lists(store, part["text_neg"]))
 

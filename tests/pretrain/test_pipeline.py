@@ -98,11 +98,20 @@ def test_distillation_takes_over_what_the_teacher_knows(monkeypatch: pytest.Monk
     assert tasks == {"distill"}
 
 
-def test_both_means_distil_then_contrast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_distils_one_language_and_contrasts_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "open_encoder", fake_teacher)
-    pretrain(teachers={"en": "wordllama"}, distill={"languages": ["en", "zh"], "epochs": 1, "batch_size": 32})
+    rows = records("en")
+    half = len(rows) // 2
+    write_dataset("data/score", [{**row, "lang": "zh"} for row in rows[:half]] + rows[half:])
+    pretrain(teachers={"zh": "universal"}, distill={"languages": ["zh"], "epochs": 1, "batch_size": 32})
     tasks = [line.split(",")[1] for line in Path("reports/pretrain/loss.csv").read_text().splitlines()[1:]]
     assert list(dict.fromkeys(tasks)) == ["distill", "retri_contrast"]
+    assert tasks.count("retri_contrast") == 2 * (60 // 16)
+
+
+def test_language_without_its_teacher_is_contrasted() -> None:
+    pretrain(teachers={"zh": "universal"}, distill={"languages": ["en"]})
+    assert "retri_contrast" in Path("reports/pretrain/loss.csv").read_text()
 
 
 def test_distillation_without_a_language_of_the_corpus_is_refused() -> None:
