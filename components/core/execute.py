@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from functools import lru_cache
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+WATCH_SECONDS = 1.0
 
 
 def worker_count(requested: int) -> int:
@@ -25,4 +30,26 @@ def map_ordered(fn: Callable[[Item], Result], items: Iterable[Item], workers: in
         return
     from joblib import Parallel, delayed
 
-    yield from Parallel(n_jobs=workers, backend="loky", return_as="generator")(delayed(fn)(item) for item in items)
+    work = delayed(_InWorker(fn, os.getpid()))
+    yield from Parallel(n_jobs=workers, backend="loky", return_as="generator")(work(item) for item in items)
+
+
+class _InWorker(Generic[Item, Result]):
+    """`fn` in a worker process that ends soon after its parent: loky's workers outlive a parent that was killed."""
+
+    def __init__(self, fn: Callable[[Item], Result], parent: int) -> None:
+        self._fn, self._parent = fn, parent
+
+    def __call__(self, item: Item) -> Result:
+        _end_after(self._parent)
+        return self._fn(item)
+
+
+@lru_cache(maxsize=1)
+def _end_after(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -16,7 +16,9 @@ PARTS = ("components", "recipes", "dvc.yaml", "params.yaml", ".dvc/config", ".dv
 class Project:
     """A copy of the working tree at `path`; commands run in it as a person would run them."""
 
-    def __init__(self, path: Path, recipe: str = "tiny", git: bool = True, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, path: Path, recipe: str | None = "tiny", git: bool = True, env: dict[str, str] | None = None
+    ) -> None:
         self.path = path
         self.made: dict[str, str] = {}
         for part in PARTS:
@@ -33,7 +35,8 @@ class Project:
             "PYTHONPATH": str(path),
             **(env or {}),
         }
-        self.run("embedmill", "recipe", f"recipes/{recipe}.yaml")
+        if recipe:
+            self.run("embedmill", "recipe", f"recipes/{recipe}.yaml")
         if git:
             identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
             self.run("git", "init", "-q")
