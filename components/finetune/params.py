@@ -33,7 +33,7 @@ class RetrievalParams(Section):
     """Query and passage: InfoNCE over the batch's passages and the mined negatives."""
 
     batch_size: int = Field(default=1024, ge=2, description="Pairs a step.")
-    temperature: float = Field(default=0.1, ge=0.01, le=1, description="Softmax temperature (scale 10).")
+    temperature: float = Field(default=0.07, ge=0.01, le=1, description="Softmax temperature.")
 
 
 class SimilarityParams(Section):

@@ -31,7 +31,7 @@ class ContrastParams(Section):
         default=1024, ge=2, description="Pairs a step; every other passage of the batch is a negative."
     )
     lr: float = Field(default=0.1, gt=0, description="Peak learning rate of AdamW.")
-    temperature: float = Field(default=0.05, ge=0.01, le=1, description="Softmax temperature (scale 20).")
+    temperature: float = Field(default=0.07, ge=0.01, le=1, description="Softmax temperature.")
 
 
 class PretrainParams(Section):
