@@ -45,12 +45,6 @@ class Bags:
         return np.diff(self.offsets)
 
 
-def concat_bags(parts: Sequence[Bags]) -> Bags:
-    """Bags of several groups of texts, in order."""
-    lengths = np.concatenate([part.lengths for part in parts])
-    return Bags(np.concatenate([part.tokens for part in parts]), _offsets_of(lengths))
-
-
 def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> Bags:
     """Tokens of ``texts``, without special tokens, exactly as sentence-transformers' StaticEmbedding sees them."""
     chunks: list[npt.NDArray[np.int32]] = []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from components.training.tokens import Bags, build_store, concat_bags, tokenise
+from components.training.tokens import build_store, tokenise
 from components.training.vocabulary import document_frequency, learn_tokenizer
 
 TEXTS = ["read a file", "write a file", "", "read the whole table", "write a file"]
@@ -48,14 +48,6 @@ def test_damaged_store_is_made_again(tokenizer: Tokenizer, tmp_path: Path, damag
     target.write_bytes(data[: len(data) // 2] if damage != "flip" else data)
     again = build_store(folder, tokenizer, TEXTS, "one")
     assert again.tokens.tolist() == made.tokens.tolist()
-
-
-def test_concatenated_bags_keep_their_texts_apart() -> None:
-    one = Bags(np.array([1, 2], np.int32), np.array([0, 2]))
-    two = Bags(np.array([3], np.int32), np.array([0, 0, 1]))
-    both = concat_bags([one, two])
-    assert both.tokens.tolist() == [1, 2, 3]
-    assert both.lengths.tolist() == [2, 0, 1]
 
 
 def test_document_frequency_counts_texts_not_occurrences(tokenizer: Tokenizer, tmp_path: Path) -> None:
