@@ -10,7 +10,7 @@ run: $(READY)
 	@embedmill run
 
 test: $(READY)
-	@pytest -n 2 --dist worksteal
+	@python -m pytest -n 2 --dist worksteal -rs
 
 lint: $(READY)
 	@ruff check . && ruff format --check . && mypy

@@ -203,6 +203,7 @@ def test_a_killed_step_goes_on_and_gives_the_same_bytes(tmp_path: Path, make_dat
     for name in ("killed", "undisturbed"):
         make_dataset(tmp_path / name / "data/ingest", rows, 80)
         make_dataset(tmp_path / name / "data/heldout", heldout)
+        (tmp_path / name / "data/suite.json").write_text("{}")
         (tmp_path / name / "params.yaml").write_text(PARAMS)
     killed, output = tmp_path / "killed", tmp_path / "killed/data/filter"
 
