@@ -53,6 +53,9 @@ class SourceParams(Section):
     columns: dict[Column, str] = Field(
         default_factory=dict, description="Files: column of a record → column of the file, where the names differ."
     )
+    where: dict[str, str | float] = Field(
+        default_factory=dict, description="Files: column of the file → value; other rows are dropped."
+    )
     labels: dict[str, float] = Field(default_factory=dict, description="Files: label text → number (cosent).")
     lang: str | None = Field(default=None, description="Language of every row, ISO 639-1; by default it is detected.")
     holdout: float = Field(
@@ -68,7 +71,7 @@ class SourceParams(Section):
     def _fits_kind(self) -> SourceParams:
         given = self.model_fields_set
         if self.is_pydoc:
-            wrong = given & {"task", "columns", "labels"}
+            wrong = given & {"task", "columns", "where", "labels"}
             if not self.packages and not self.stdlib:
                 raise ValueError("a source 'pydoc:' needs 'packages', 'stdlib: true' or both")
         else:

@@ -50,10 +50,17 @@ class ColumnMap:
     @property
     def wanted(self) -> list[str]:
         """Every column of a file that is worth reading."""
-        return [name for names in self.names.values() for name in names]
+        return [*(name for names in self.names.values() for name in names), *self.source.where]
+
+    def selects(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row meets the source's condition. A number also equals its spelling, as CSV carries it."""
+        return all(_equal(row.get(name), value) for name, value in self.source.where.items())
 
     def missing(self, header: Sequence[str]) -> str | None:
         """What a file with these columns lacks, in words; None if it has all that are required or named."""
+        for name in self.source.where:
+            if name not in header:
+                return f"no column {name!r} for the source's 'where'; columns found: {', '.join(sorted(header))}"
         roles = dict.fromkeys([*self.required, *self.source.columns])
         return next((self._lacks(role, header) for role in roles if self._column(role, header) is None), None)
 
@@ -121,6 +128,15 @@ class ColumnMap:
         wanted = " or ".join(repr(name) for name in self.names[role])
         found = ", ".join(sorted(map(str, present))) or "none"
         return f"no column {wanted} for {role}; columns found: {found} (the source's 'columns' can name another)"
+
+
+def _equal(found: Any, wanted: str | float) -> bool:
+    if isinstance(wanted, str) or not isinstance(found, str):
+        return bool(found == wanted)
+    try:
+        return float(found) == wanted
+    except ValueError:
+        return False
 
 
 def _storable(text: str) -> str:

@@ -59,6 +59,10 @@ def file_shard(part: FilePart) -> ShardOutput:
     kept: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     for number, row in read_rows(part.uri, part.carrier, part.span, columns.wanted):
+        if not isinstance(row, Fault) and not columns.selects(row):
+            if not part.held_out:
+                rejected.append({"kind": "dropped", "reason": "where", "source": part.source.title, "offset": number})
+            continue
         records = row if isinstance(row, Fault) else columns.records(row)
         if not isinstance(records, Fault):
             if is_held_out(normalise_key(records[0]["text"]), part.source.holdout) == part.held_out:

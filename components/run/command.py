@@ -55,16 +55,16 @@ def summary() -> Iterator[str]:
     yield from searches()
     yield f"\nModel     models/export  (MLflow: {version['name']} version {version['version']}, gate {version['gate']})"
     yield "Report    reports/report.html"
-    yield 'Search    embedmill search "read a csv file into a table"'
+    yield 'Search    embedmill search "what you are looking for"'
 
 
 def searches() -> Iterator[str]:
-    """Three queries that the suite held out, with the best hits that the champion finds for them."""
+    """The shortest queries among the suite's examples, with what the champion finds for them in the whole corpus."""
     from components.search.search import search
 
-    for example in _read(EXAMPLES)[:SEARCHES]:
-        yield f"\n? {example['query']}"
-        for hit in search(example["query"], k=HITS):
+    for query in sorted((example["query"] for example in _read(EXAMPLES)), key=len)[:SEARCHES]:
+        yield f"\n? {query}"
+        for hit in search(query, k=HITS):
             yield f"  {hit.score:.2f}  {hit.title}"
 
 

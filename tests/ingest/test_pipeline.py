@@ -215,3 +215,20 @@ def test_a_wrong_file_ends_the_command_with_one_line_and_code_3(embedmill: Embed
 def _meta(row: dict[str, Any]) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(row["meta"])
     return value
+
+
+def test_a_condition_takes_some_rows_and_counts_the_others(ingest: Ingest) -> None:
+    graded = [{"text": f"left {n}", "text_pair": f"right {n}", "label": n % 2} for n in range(6)]
+    write_bytes("a.jsonl", json_lines(graded))
+    write_bytes("b.csv", b"text,text_pair,label\nx,y,1.0\nx,z,0\n")
+    positives = {"task": "retri_contrast", "columns": {"text_pos": "text_pair"}, "where": {"label": 1}}
+    train, _ = ingest(
+        {"uri": "a.jsonl", "task": "cosent"},
+        {"uri": "a.jsonl", "name": "positives", **positives},
+        {"uri": "b.csv", **positives},
+    )
+    ledger = train.ledger.as_dict()
+    assert ledger["rows_out"] == {"a": 6, "b": 1, "positives": 3}
+    assert ledger["dropped"] == {"b": {"where": 1}, "positives": {"where": 3}}
+    with pytest.raises(InputError, match=r"b\.csv: no column 'lable' for the source's 'where'; columns found: label, "):
+        ingest({"uri": "b.csv", **positives, "where": {"lable": 1}})
