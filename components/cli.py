@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -56,15 +58,15 @@ def cli(debug: bool) -> None:
     """Raw text pairs in; a registered, served, measured text-embedding model out."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run the command line and exit: 0 done, 2 usage, 3 unusable input, 4 gate refused, 5 interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:]
     # accepted anywhere on the line, since people add it to the end of the command that failed
     debug = "--debug" in arguments
     code = _run([argument for argument in arguments if argument != "--debug"], debug)
     if code and "DVC_STAGE" in os.environ:
         leave_exit_code(code)
-    sys.exit(code)
+    _end(code)
 
 
 def _run(arguments: list[str], debug: bool) -> int:
@@ -95,6 +97,18 @@ def _run(arguments: list[str], debug: bool) -> int:
             traceback.print_exc()
         _complain(f"unexpected {type(error).__name__}: {error} (--debug shows where; this is a bug)")
         return 1
+
+
+def _end(code: int) -> NoReturn:
+    """End the process without unloading native libraries, whose threads may still be starting when a step ends early.
+
+    On a busy machine that ended failed steps with SIGABRT instead of their exit code.
+    """
+    atexit._run_exitfuncs()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _complain(message: str) -> None:
