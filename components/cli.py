@@ -8,7 +8,6 @@ import importlib
 import os
 import sys
 import traceback
-from typing import NoReturn
 
 import click
 
@@ -60,13 +59,15 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 2 usage, 3 unusable input, 4 gate refused, 5 interrupted."""
+    outcome = [1]
+    atexit.register(_leave, outcome)  # registered first, so that it runs last
     arguments = sys.argv[1:]
     # accepted anywhere on the line, since people add it to the end of the command that failed
     debug = "--debug" in arguments
-    code = _run([argument for argument in arguments if argument != "--debug"], debug)
-    if code and "DVC_STAGE" in os.environ:
-        leave_exit_code(code)
-    _end(code)
+    outcome[0] = _run([argument for argument in arguments if argument != "--debug"], debug)
+    if outcome[0] and "DVC_STAGE" in os.environ:
+        leave_exit_code(outcome[0])
+    sys.exit(outcome[0])
 
 
 def _run(arguments: list[str], debug: bool) -> int:
@@ -99,16 +100,15 @@ def _run(arguments: list[str], debug: bool) -> int:
         return 1
 
 
-def _end(code: int) -> NoReturn:
+def _leave(outcome: list[int]) -> None:
     """End the process without unloading native libraries, whose threads may still be starting when a step ends early.
 
     On a busy machine that ended failed steps with SIGABRT instead of their exit code.
     """
-    atexit._run_exitfuncs()
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(outcome[0])
 
 
 def _complain(message: str) -> None:
