@@ -59,10 +59,12 @@ def summary() -> Iterator[str]:
 
 
 def searches() -> Iterator[str]:
-    """The shortest queries among the suite's examples, with what the champion finds for them in the whole corpus."""
+    """Queries among the suite's examples that fit a line, with what the champion finds for them in the whole corpus."""
     from components.search.search import search
 
-    for query in sorted((example["query"] for example in _read(EXAMPLES)), key=len)[:SEARCHES]:
+    queries = [example["query"] for example in sorted(_read(EXAMPLES), key=lambda example: example["rank"])]
+    # sorting by whether they fit keeps the others for a suite that has no query of that length
+    for query in sorted(queries, key=lambda query: not 20 < len(query) < 90)[:SEARCHES]:
         yield f"\n? {query}"
         for hit in search(query, k=HITS):
             yield f"  {hit.score:.2f}  {hit.title}"
