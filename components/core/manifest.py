@@ -131,18 +131,18 @@ def build_dataset(
         raise AssertionError(f"{step}: two shards have the same name")
     done = _finished(uri)
     _open_for_writing(uri)
-    todo = []
+    pending = []
     receipts: dict[str, Shard] = {}
     for task in tasks:
         receipt = done.get(task.name)
         if receipt and receipt.fingerprint == _shard_fingerprint(fingerprint, task) and _intact(uri, receipt):
             receipts[task.name] = receipt
         else:
-            todo.append(task)
+            pending.append(task)
     run = partial(_run_shard, uri=uri, work=work, fingerprint=fingerprint, parent=os.getpid())
     with progress or Progress(step, len(tasks), "shards") as bar:
         bar.advance(len(receipts))
-        for receipt in map_ordered(run, todo, min(workers, max(1, len(todo)))):
+        for receipt in map_ordered(run, pending, min(workers, max(1, len(pending)))):
             receipts[receipt.name] = receipt
             bar.advance()
     return _commit(uri, step, fingerprint, [receipts[name] for name in names])

@@ -48,6 +48,7 @@ def run(context: Context) -> None:
     storage.write_bytes(context.outputs["quality"], _quality_csv(measured))
     storage.write_bytes(context.outputs["examples"], _json(find_examples(tasks, embedded, params.examples)))
     storage.write_bytes(context.outputs["metrics"], _json(metrics))
+    storage.write_bytes(context.outputs["headline"], _json(_headline(metrics)))
     context.log(f"score {metrics['score']:.2f} over {len(tasks)} tasks, suite {metrics['suite_digest'][:12]}")
 
 
@@ -99,6 +100,12 @@ def _metrics(tasks: Sequence[Task], measured: Measured) -> dict[str, Any]:
     full = [by_dim[max(by_dim)][main[task]] for task, by_dim in measured[MODEL].items()]
     score = round(sum(full) / len(full), 4)
     return {"score": score, "suite_digest": suite_digest(tasks), "systems": systems, "tasks": main}
+
+
+def _headline(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The score, and the model at its full dimension on each task: few enough to compare runs by in a terminal."""
+    by_task = metrics["systems"][MODEL]
+    return {"score": metrics["score"]} | {task: by_dim[max(by_dim, key=int)] for task, by_dim in by_task.items()}
 
 
 def _quality_csv(measured: Measured) -> bytes:

@@ -17,9 +17,8 @@ STEP = Step(
         Port("suite", "file", "data/suite.json", "Digests of the suite's files: a changed one reruns this step."),
     ),
     outputs=(
-        Port(
-            "metrics", "file", "reports/evaluate/metrics.json", "Headline score, and the main metric of every system."
-        ),
+        Port("headline", "file", "reports/evaluate/headline.json", "The model's main metric by task: what DVC shows."),
+        Port("metrics", "file", "reports/evaluate/metrics.json", "Headline score, main metric of every system."),
         Port("quality", "file", "reports/evaluate/quality.csv", "Every measured value."),
         Port("examples", "file", "reports/evaluate/examples.json", "Hits and misses of the model."),
     ),

@@ -83,15 +83,15 @@ def _judge_shards(
         shard.name: storage.join(area, f"{shard.name}-{digest_json([fingerprint, shard.sha256])[:16]}.arrow")
         for shard in ingest.shards
     }
-    todo = [shard for shard in ingest.shards if not storage.exists(places[shard.name])]
-    if todo and not storage.exists(reference_uri):
+    pending = [shard for shard in ingest.shards if not storage.exists(places[shard.name])]
+    if pending and not storage.exists(reference_uri):
         reference.write(reference_uri)
     work = partial(
         _judge_shard, ingest=ingest, params=params, reference_uri=reference_uri, places=places, parent=os.getpid()
     )
     with context.progress("judge", ingest.rows) as bar:
-        bar.advance(ingest.rows - sum(shard.rows for shard in todo))
-        for rows in map_ordered(work, todo, min(context.workers, max(1, len(todo)))):
+        bar.advance(ingest.rows - sum(shard.rows for shard in pending))
+        for rows in map_ordered(work, pending, min(context.workers, max(1, len(pending)))):
             bar.advance(rows)
     return [Judgement.from_bytes(storage.read_bytes(places[shard.name])) for shard in ingest.shards]
 

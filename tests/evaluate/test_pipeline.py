@@ -22,7 +22,7 @@ from components.core.suite import EvaluateParams, load_suite, suite_digest
 from components.core.teacher import ScoreParams
 from components.evaluate.pipeline import run
 
-OUTPUTS = ("metrics.json", "quality.csv", "examples.json")
+OUTPUTS = ("headline.json", "metrics.json", "quality.csv", "examples.json")
 VERBS = ("read", "write", "open", "close", "parse", "join", "split", "merge", "sort", "count", "hash", "load", "dump")
 NOUNS = ("file", "table", "row", "header", "list", "string", "cache", "socket", "frame", "tensor", "shard", "token")
 SUITE = [
@@ -123,6 +123,8 @@ def test_score_is_the_mean_of_the_main_metrics_at_the_full_dimension(result: Pat
     model = metrics["systems"]["model"]
     assert metrics["score"] == pytest.approx(sum(model[task]["24"] for task in model) / 3, abs=1e-4)
     assert metrics["tasks"] == {"docs": "ndcg_at_10", "graded": "spearman", "zh": "spearman"}
+    headline = json.loads((result / "headline.json").read_text())
+    assert headline == {"score": metrics["score"]} | {task: model[task]["24"] for task in model}
     params = EvaluateParams.model_validate(
         {"suite": [{**entry, "uri": str(project / "zh.jsonl")} if "uri" in entry else entry for entry in SUITE]}
     )
