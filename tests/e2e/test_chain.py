@@ -103,3 +103,12 @@ def kill(process: int) -> None:
         os.kill(process, signal.SIGKILL)
     except ProcessLookupError:
         return  # it was quicker than we are: nothing was interrupted
+
+
+def test_a_wrong_parameter_ends_the_chain_with_the_exit_code_of_the_step(undisturbed: Project) -> None:
+    params = undisturbed.path / "params.yaml"
+    right = params.read_text()
+    params.write_text(right.replace("languages: [en]", "languges: [en]"))
+    assert "filter.languges: unknown key; did you mean languages?" in undisturbed.run("embedmill", "run", expect=2)
+    params.write_text(right)
+    assert "Nothing to do" in undisturbed.run("embedmill", "run")
