@@ -25,7 +25,9 @@ class RunParams(Section):
     """How to run: shared by every step."""
 
     seed: int = Field(42, ge=0, description="Seed of every random choice.")
-    threads: int = Field(2, ge=1, description="Threads of the numerical libraries; part of the result's bytes.")
+    threads: int = Field(
+        2, ge=1, description="Threads of the numerical libraries, fixed so that a run can be repeated."
+    )
     workers: int = Field(0, ge=0, description="Worker processes of data steps (0: one a core); changes no byte.")
 
 
