@@ -89,11 +89,6 @@ def measure_embedded(task: Task, embedded: Embedded, dims: Sequence[int]) -> dic
     return {dim: judgements.metrics(ranks[dim]) for dim in wanted}
 
 
-def retrieval_metrics(queries: Floats, passages: Floats, task: RetrievalTask) -> Scores:
-    """Metrics of query vectors [Q, D] against passage vectors [P, D] by cosine."""
-    return measure_embedded(task, Embedded(queries, passages), ())[queries.shape[1]]
-
-
 def ranking_metrics(blocks: Iterable[Floats], task: RetrievalTask) -> Scores:
     """Metrics of any system from its scores [Q, P], given as consecutive blocks of rows."""
     import torch

@@ -10,8 +10,6 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-TASKS = ("retri_contrast", "cosent", "cls_contrast")
-
 # Roles by task (Piccolo2's names): retri_contrast: text = query, text_pos = passage, text_neg = hard negatives;
 # cosent: text, text_pair, label (higher = more alike); cls_contrast: text, text_pos = label text, text_neg = others.
 SCHEMA = pa.schema(

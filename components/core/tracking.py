@@ -80,12 +80,6 @@ def _git(folder: str | Path, *arguments: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
-def unrecorded() -> list[str]:
-    """What a run of the chain will not record about the code, a line each: nothing in a clean work tree."""
-    note = git_state().note
-    return [note] if note else []
-
-
 def tracking_uri() -> str:
     """The URI of the tracking store: MLFLOW_TRACKING_URI, or a sqlite file in the project's folder."""
     return os.environ.get(URI_KEY) or DEFAULT_URI

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from components.core.errors import InputError
 from components.core.measure import (
+    Embedded,
     embed_tasks,
     measure,
     measure_embedded,
     ranking_metrics,
     relevant_ranks,
-    retrieval_metrics,
     spearman,
     sts_spearman,
 )
@@ -119,7 +119,9 @@ def test_ranks_are_those_of_an_exact_faiss_search() -> None:
 def test_equal_passages_are_ranked_by_index() -> None:
     passages = np.ones((6, 4), np.float32) / 2
     task = task_of([{4: 1.0}], 6)
-    assert retrieval_metrics(passages[:1], passages, task)["mrr_at_10"] == pytest.approx(20.0)
+    assert measure_embedded(task, Embedded(passages[:1], passages), ())[passages.shape[1]][
+        "mrr_at_10"
+    ] == pytest.approx(20.0)
 
 
 def test_vectors_with_nan_are_refused_instead_of_ranked_first() -> None:
