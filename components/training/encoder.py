@@ -201,11 +201,14 @@ def _static_encoder(name: str, digest: str, weights: Path, tokenizer: Path) -> E
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
 
-    tensors = load_file(weights)
+    try:
+        tensors, words = load_file(weights), Tokenizer.from_file(str(tokenizer))
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise InputError(f"{weights.parent}: not a readable model ({type(error).__name__}: {error})") from None
     if "embedding.weight" not in tensors:
         raise UsageError(f"{weights}: expected a tensor named embedding.weight, found {', '.join(sorted(tensors))}")
     table_VD = tensors["embedding.weight"].to(torch.float32)
-    embed = partial(_embed_static, Tokenizer.from_file(str(tokenizer)), table_VD)
+    embed = partial(_embed_static, words, table_VD)
     return Encoder(name, digest, table_VD.shape[1], embed, threaded=True)
 
 

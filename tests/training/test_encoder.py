@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from components.core.errors import UsageError
+from components.core.errors import InputError, UsageError
 from components.training import encoder as subject
 from components.training.encoder import Encoder, encode_cached, open_encoder
 
@@ -188,3 +188,11 @@ def test_workers_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_nothing_to_encode_gives_no_vectors(tmp_path: Path) -> None:
     assert encode_cached(open_once("wordllama"), [], tmp_path).shape == (0, 256)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_damaged_model_is_named(tmp_path: Path, name: str) -> None:
+    folder = save_static(tmp_path / "model")
+    next(folder.rglob(name)).write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"model: not a readable model \("):
+        open_encoder(str(folder))
