@@ -7,8 +7,8 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
+from components.core.carriers import Fault, is_text
 from components.core.sources import Column, SourceParams
-from components.ingest.carriers import Fault, is_text
 
 # Names that people use, by role; the record's own name comes first. Those of sentence-transformers, FlagEmbedding,
 # Piccolo2 and the STS files are among them.

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from components.core.carriers import Fault
 from components.core.sources import SourceParams
-from components.ingest.carriers import Fault
 from components.ingest.columns import ColumnMap
 
 

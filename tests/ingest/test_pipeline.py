@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from components.core.carriers import read_rows
 from components.core.errors import InputError
 from components.core.manifest import Dataset
 from components.core.settings import RunParams
 from components.core.sources import IngestParams, SourceParams
 from components.core.step import Context
 from components.core.storage import write_bytes
-from components.ingest.carriers import read_rows
 from components.ingest.pipeline import run
 from tests.conftest import Embedmill
 from tests.fixtures.installed import AddPackage

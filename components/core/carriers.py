@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from components.core import storage
 from components.core.errors import InputError
 from components.core.sources import Carrier
-from components.ingest.zstd import ZstdReader
+from components.core.zstd import ZstdReader
 
 BATCH_ROWS = 4096
 # Texts can be long; the csv module's own limit is 128 KiB.
