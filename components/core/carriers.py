@@ -22,13 +22,30 @@ import pyarrow.parquet as pq
 
 from components.core import storage
 from components.core.errors import InputError
-from components.core.sources import Carrier
 from components.core.zstd import ZstdReader
 
+FORMATS = ("jsonl", "csv", "tsv", "parquet")
+COMPRESSIONS = ("gz", "zst", "bz2")
 BATCH_ROWS = 4096
 # Texts can be long; the csv module's own limit is 128 KiB.
 CELL_CHARACTERS = 1 << 27
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Carrier(NamedTuple):
+    """How rows are carried: one of FORMATS, and one of COMPRESSIONS or none."""
+
+    format: str
+    compression: str | None
+
+
+def carrier_of(uri: str) -> Carrier | None:
+    """The carrier that a file's suffixes name, or None for a file that rows cannot be read from."""
+    suffixes = uri.lower().rpartition("/")[2].split(".")[1:]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else None
+    if not suffixes or suffixes[-1] not in FORMATS or (suffixes[-1] == "parquet" and compression):
+        return None
+    return Carrier(suffixes[-1], compression)
 
 
 class Fault(NamedTuple):

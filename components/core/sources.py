@@ -7,18 +7,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from components.core import storage
+from components.core.carriers import carrier_of
 from components.core.errors import InputError
 from components.core.settings import Section
 
 FORMAT = "embedmill-sources/1"
 PYDOC = "pydoc:"
-FORMATS = ("jsonl", "csv", "tsv", "parquet")
-COMPRESSIONS = ("gz", "zst", "bz2")
 # The command that puts a stale list right; named in errors.
 RESOLVE = "embedmill sources"
 
@@ -119,22 +118,6 @@ class IngestParams(Section):
             if titles.index(title) != index:
                 raise ValueError(f"sources {titles.index(title)} and {index} are both named {title!r}; give one a name")
         return self
-
-
-class Carrier(NamedTuple):
-    """How rows are carried: one of FORMATS, and one of COMPRESSIONS or none."""
-
-    format: str
-    compression: str | None
-
-
-def carrier_of(uri: str) -> Carrier | None:
-    """The carrier that a file's suffixes name, or None for a file that rows cannot be read from."""
-    suffixes = uri.lower().rpartition("/")[2].split(".")[1:]
-    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else None
-    if not suffixes or suffixes[-1] not in FORMATS or (suffixes[-1] == "parquet" and compression):
-        return None
-    return Carrier(suffixes[-1], compression)
 
 
 @dataclass(frozen=True)

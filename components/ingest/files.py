@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from components.core.carriers import Fault, Span, column_names, read_rows, split_rows
+from components.core.carriers import Carrier, Fault, Span, carrier_of, column_names, read_rows, split_rows
 from components.core.errors import InputError
 from components.core.fingerprint import digest_json
 from components.core.manifest import ShardOutput
 from components.core.records import record_table, rejected_table
-from components.core.sources import Carrier, ResolvedSource, SourceInput, SourceParams, carrier_of
+from components.core.sources import ResolvedSource, SourceInput, SourceParams
 from components.core.textnorm import normalise_key
 from components.ingest.columns import ColumnMap
 from components.ingest.holdout import is_held_out

@@ -10,18 +10,16 @@ import json
 from collections.abc import Iterator, Sequence
 
 from components.core import storage
+from components.core.carriers import COMPRESSIONS, FORMATS, carrier_of
 from components.core.errors import InputError
 from components.core.fingerprint import digest_json
 from components.core.installed import STDLIB, find_package
 from components.core.sources import (
-    COMPRESSIONS,
-    FORMATS,
     PYDOC,
     IngestParams,
     ResolvedSource,
     SourceInput,
     SourceParams,
-    carrier_of,
     encode_sources,
 )
 from components.core.step import Context

@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from components.core.carriers import Fault, Row, Span, column_names, read_rows, split_rows
+from components.core.carriers import Fault, Row, Span, carrier_of, column_names, read_rows, split_rows
 from components.core.errors import InputError
-from components.core.sources import carrier_of
 from tests.ingest.conftest import json_lines
 
 ROWS = [{"query": f"问 {i}", "pos": 'a "quoted", long\ntext' if i % 3 == 0 else f"answer {i}"} for i in range(25)]
