@@ -1,17 +1,16 @@
 """Datasets: Parquet shards, the rejected rows beside them, and a manifest that is written last.
 
-A folder or prefix without `manifest.json` is no dataset. A shard is the unit of work, retry and resume: each finished
-shard leaves a receipt under `_work/`, and a step that runs again redoes only shards without one. Nothing in a dataset
-depends on time, host, worker count or the number of restarts.
+A folder or prefix without `manifest.json` is no dataset. A task is the unit of work and gives one or more shards; each
+finished shard leaves a receipt under `_work/`, so that a step that runs again makes only what has none, and goes on in
+the middle of a task. Nothing in a dataset depends on time, host, worker count or the number of restarts.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,34 +19,48 @@ import pyarrow.parquet as pq
 
 from components.core import storage
 from components.core.errors import InputError
-from components.core.execute import map_ordered
+from components.core.execute import end_if_orphaned, map_ordered
 from components.core.fingerprint import digest_bytes, digest_json
 from components.core.ledger import Ledger
 from components.core.progress import Progress
 from components.core.records import REJECTED_SCHEMA, SCHEMA
 
-FORMAT = "embedmill-dataset/1"
+FORMAT = "embedmill-dataset/2"
 MANIFEST = "manifest.json"
 WORK = "_work"
+PREVIOUS = "previous-manifest.json"
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One unit of work. `key` is a digest of everything its content depends on beyond the step's fingerprint."""
+    """One unit of work. `key` is a digest of everything its content depends on beyond the step's fingerprint.
+
+    `position` is how far an interrupted run has come in it, as its last output said: the work goes on after that, and
+    may find nothing left.
+    """
 
     name: str
     key: str
     payload: Any
+    position: int = 0
 
 
 @dataclass(frozen=True)
 class ShardOutput:
-    """What one unit of work gives: records kept, rows rejected, rows that came in by source, summable statistics."""
+    """One shard that a task gives: records kept, rows rejected, rows that came in by source, summable statistics.
+
+    `position` says how far into its task's input this output reaches, in a unit of the task's own; a task with several
+    outputs must let it rise from one to the next.
+    """
 
     kept: pa.Table
     rejected: pa.Table
     rows_in: Mapping[str, int]
     stats: Mapping[str, float] = field(default_factory=dict)
+    position: int = 0
+
+
+Work = Callable[[ShardTask], Iterable[ShardOutput]]
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,8 @@ class Shard:
     """A finished shard as the manifest lists it; `name` has no suffix, sizes are in bytes, digests are SHA-256."""
 
     name: str
+    task: str
+    position: int
     rows: int
     bytes: int
     sha256: str
@@ -116,68 +131,129 @@ def build_dataset(
     uri: str,
     step: str,
     tasks: Sequence[ShardTask],
-    work: Callable[[ShardTask], ShardOutput],
+    work: Work,
     fingerprint: str,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Run `work` for every task whose shard is not finished yet, then commit the dataset; returns it opened.
+    """Run `work` for what is not finished yet of every task, then commit the dataset; returns it opened.
 
-    `fingerprint` digests the step's parameters and code; with each task's key it decides what may be kept from an
-    earlier run. `work` must pickle when `workers` > 1. The bytes do not depend on `workers` or on interruptions.
+    The first output of a task becomes the shard of its name, the next ones `NAME-00001` and so on; each is written as
+    it comes, so that one is in memory at a time. `fingerprint` digests the step's parameters and code; with each task's
+    key it decides what may be kept from an earlier run. `work` must pickle when `workers` > 1. The bytes do not depend
+    on `workers` or on interruptions.
     """
-    names = [task.name for task in tasks]
-    if len(set(names)) != len(names):
-        raise AssertionError(f"{step}: two shards have the same name")
-    done = _finished(uri)
+    names = {task.name for task in tasks}
+    if len(names) != len(tasks):
+        raise AssertionError(f"{step}: two tasks have the same name")
+    receipts = {info.uri.rpartition("/")[2] for info in storage.list_files(storage.join(uri, WORK))}
+    previous = _previous(uri, names)
     _open_for_writing(uri)
-    pending = []
-    receipts: dict[str, Shard] = {}
-    for task in tasks:
-        receipt = done.get(task.name)
-        if receipt and receipt.fingerprint == _shard_fingerprint(fingerprint, task) and _intact(uri, receipt):
-            receipts[task.name] = receipt
-        else:
-            pending.append(task)
-    run = partial(_run_shard, uri=uri, work=work, fingerprint=fingerprint, parent=os.getpid())
+    jobs = (_Job(task, _receipts_of(task.name, receipts), tuple(previous.get(task.name, ()))) for task in tasks)
+    run = partial(_run_task, uri=uri, work=work, fingerprint=fingerprint)
+    shards: list[Shard] = []
     with progress or Progress(step, len(tasks), "shards") as bar:
-        bar.advance(len(receipts))
-        for receipt in map_ordered(run, pending, min(workers, max(1, len(pending)))):
-            receipts[receipt.name] = receipt
+        for made in map_ordered(run, jobs, min(workers, max(1, len(tasks)))):
+            shards += made
             bar.advance()
-    return _commit(uri, step, fingerprint, [receipts[name] for name in names])
+    return _commit(uri, step, fingerprint, shards)
 
 
-def _run_shard(
-    task: ShardTask, uri: str, work: Callable[[ShardTask], ShardOutput], fingerprint: str, parent: int
-) -> Shard:
-    output = work(task)
+@dataclass(frozen=True)
+class _Job:
+    """A task with what earlier runs left of it: file names of receipts, and shards of the last committed manifest."""
+
+    task: ShardTask
+    receipts: tuple[str, ...]
+    previous: tuple[Shard, ...]
+
+
+def _run_task(job: _Job, uri: str, work: Work, fingerprint: str) -> list[Shard]:
+    """The shards of a task in order: kept ones, as far as their bytes are intact, then those still to make."""
+    task, mark = job.task, digest_json([fingerprint, job.task.key])
+    found, complete = _finished(uri, job, mark)
+    shards = []
+    for shard in found:
+        if not _intact(uri, shard):
+            break
+        shards.append(shard)
+    if complete and len(shards) == len(found):
+        return shards
+    if shards and not shards[-1].position:  # its work does not say how far it came
+        shards = []
+    outputs = work(replace(task, position=shards[-1].position if shards else 0))
+    for output, is_last in _with_last(outputs):
+        if shards and output.position <= shards[-1].position:
+            raise AssertionError(f"{task.name}: output {len(shards)} does not reach beyond the one before it")
+        shards.append(_write_shard(uri, task.name, len(shards), mark, output))
+        _write_receipt(uri, shards[-1], is_last)
+    if not shards:
+        raise AssertionError(f"{task.name}: the work gave no output")
+    if not isinstance(outputs, Sequence):  # whether one was the last is known only now
+        _write_receipt(uri, shards[-1], True)
+    return shards
+
+
+def _with_last(outputs: Iterable[ShardOutput]) -> Iterator[tuple[ShardOutput, bool]]:
+    """Each output, and whether it is known to be the last: a generator only tells when it ends."""
+    last = len(outputs) - 1 if isinstance(outputs, Sequence) else None
+    for index, output in enumerate(outputs):
+        yield output, index == last
+
+
+def _write_shard(uri: str, task: str, index: int, fingerprint: str, output: ShardOutput) -> Shard:
     kept, rejected = _table_bytes(output.kept, SCHEMA), _table_bytes(output.rejected, REJECTED_SCHEMA)
     ledger = Ledger.of_shard(output.rows_in, output.kept, output.rejected)
     ledger.check()
     shard = Shard(
-        name=task.name,
+        name=_shard_name(task, index),
+        task=task,
+        position=output.position,
         rows=len(output.kept),
         bytes=len(kept),
         sha256=digest_bytes(kept),
         rejected_rows=len(output.rejected),
         rejected_bytes=len(rejected),
         rejected_sha256=digest_bytes(rejected),
-        fingerprint=_shard_fingerprint(fingerprint, task),
+        fingerprint=fingerprint,
         ledger=ledger.as_dict(),
         stats=dict(sorted(output.stats.items())),
     )
-    if os.getpid() != parent and os.getppid() != parent:
-        raise SystemExit(1)  # the step was killed: an orphaned worker must not write beside the step that runs now
-    storage.write_bytes(_shard_uri(uri, task.name), kept)
-    storage.write_bytes(_rejected_uri(uri, task.name), rejected)
-    storage.write_bytes(storage.join(uri, WORK, f"{task.name}.json"), _json_bytes(asdict(shard)))
+    end_if_orphaned()
+    storage.write_bytes(_shard_uri(uri, shard.name), kept)
+    storage.write_bytes(_rejected_uri(uri, shard.name), rejected)
     return shard
+
+
+def _write_receipt(uri: str, shard: Shard, is_last: bool) -> None:
+    receipt = {"shard": asdict(shard), "last": is_last}
+    storage.write_bytes(storage.join(uri, WORK, f"{shard.name}.json"), _json_bytes(receipt))
+
+
+def _finished(uri: str, job: _Job, fingerprint: str) -> tuple[Sequence[Shard], bool]:
+    """What earlier runs finished of a task, in order, and whether that is all of it."""
+    found: list[Shard] = []
+    for name in job.receipts:
+        try:
+            receipt = json.loads(storage.read_bytes(storage.join(uri, WORK, name)))
+            shard, is_last = Shard(**receipt["shard"]), bool(receipt["last"])
+        except (ValueError, KeyError, TypeError):
+            break  # an altered receipt vouches for nothing
+        if shard.fingerprint != fingerprint:
+            break
+        found.append(shard)
+        if is_last:
+            return found, True
+    if not found and all(shard.fingerprint == fingerprint for shard in job.previous):
+        return job.previous, bool(job.previous)
+    return found, False
 
 
 def _commit(uri: str, step: str, fingerprint: str, shards: Sequence[Shard]) -> Dataset:
     ledger = Ledger.sum(Ledger.from_dict(shard.ledger) for shard in shards)
     ledger.check()
+    if len({shard.name for shard in shards}) != len(shards):
+        raise AssertionError(f"{step}: a task is named like a later shard of another")
     stats: dict[str, float] = {}
     for shard in shards:
         for key, value in shard.stats.items():
@@ -201,29 +277,37 @@ def _commit(uri: str, step: str, fingerprint: str, shards: Sequence[Shard]) -> D
     return Dataset.open(uri)
 
 
-def _finished(uri: str) -> dict[str, Shard]:
-    """Shards that an earlier run finished: those of a committed manifest, then receipts of an interrupted run."""
-    done: dict[str, Shard] = {}
-    for name in (MANIFEST, f"{WORK}/previous.json"):
+def _previous(uri: str, tasks: Collection[str]) -> dict[str, list[Shard]]:
+    """The shards by task of the dataset that was last committed here, whole or while it is being replaced."""
+    for name in (MANIFEST, f"{WORK}/{PREVIOUS}"):
         path = storage.join(uri, name)
-        if storage.exists(path):
-            try:
-                listed = json.loads(storage.read_bytes(path))["shards"]
-                done.update({shard["name"]: Shard(**shard) for shard in listed})
-            except (ValueError, KeyError, TypeError):
-                continue  # an altered manifest vouches for nothing: every shard is made again
-    for info in storage.list_files(storage.join(uri, WORK)):
-        if not info.uri.endswith("/previous.json"):
-            receipt = Shard(**json.loads(storage.read_bytes(info.uri)))
-            done[receipt.name] = receipt
-    return done
+        if not storage.exists(path):
+            continue
+        try:
+            shards = [Shard(**listed) for listed in json.loads(storage.read_bytes(path))["shards"]]
+        except (ValueError, KeyError, TypeError):
+            continue  # an altered manifest vouches for nothing: every shard is made again
+        by_task: dict[str, list[Shard]] = {}
+        for shard in shards:
+            if shard.task in tasks:
+                by_task.setdefault(shard.task, []).append(shard)
+        return by_task
+    return {}
+
+
+def _receipts_of(task: str, listed: Collection[str]) -> tuple[str, ...]:
+    """File names of the receipts that `listed` holds for a task, in the order of its outputs."""
+    names: list[str] = []
+    while (name := f"{_shard_name(task, len(names))}.json") in listed:
+        names.append(name)
+    return tuple(names)
 
 
 def _open_for_writing(uri: str) -> None:
     """Take the manifest away while shards change, so that a half-made dataset cannot be read."""
     path = storage.join(uri, MANIFEST)
     if storage.exists(path):
-        storage.write_bytes(storage.join(uri, WORK, "previous.json"), storage.read_bytes(path))
+        storage.write_bytes(storage.join(uri, WORK, PREVIOUS), storage.read_bytes(path))
         storage.remove(path)
 
 
@@ -250,8 +334,8 @@ def _remove_parts(uri: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def _shard_fingerprint(fingerprint: str, task: ShardTask) -> str:
-    return digest_json([fingerprint, task.key])
+def _shard_name(task: str, index: int) -> str:
+    return f"{task}-{index:05d}" if index else task
 
 
 def _shard_uri(uri: str, name: str) -> str:

@@ -7,7 +7,6 @@ they depend on, so that a killed step goes on where it was.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from components.core import storage
 from components.core.errors import InputError
-from components.core.execute import map_ordered
+from components.core.execute import end_if_orphaned, map_ordered
 from components.core.fingerprint import code_digest, digest_json
 from components.core.manifest import Dataset, Shard, ShardOutput, ShardTask, build_dataset
 from components.core.records import SCHEMA, reject_records
@@ -86,9 +85,7 @@ def _judge_shards(
     pending = [shard for shard in ingest.shards if not storage.exists(places[shard.name])]
     if pending and not storage.exists(reference_uri):
         reference.write(reference_uri)
-    work = partial(
-        _judge_shard, ingest=ingest, params=params, reference_uri=reference_uri, places=places, parent=os.getpid()
-    )
+    work = partial(_judge_shard, ingest=ingest, params=params, reference_uri=reference_uri, places=places)
     with context.progress("judge", ingest.rows) as bar:
         bar.advance(ingest.rows - sum(shard.rows for shard in pending))
         for rows in map_ordered(work, pending, min(context.workers, max(1, len(pending)))):
@@ -97,11 +94,10 @@ def _judge_shards(
 
 
 def _judge_shard(
-    shard: Shard, ingest: Dataset, params: FilterParams, reference_uri: str, places: dict[str, str], parent: int
+    shard: Shard, ingest: Dataset, params: FilterParams, reference_uri: str, places: dict[str, str]
 ) -> int:
     judgement = judge(ingest.read_shard(shard), params, _read_reference(reference_uri))
-    if os.getpid() != parent and os.getppid() != parent:
-        raise SystemExit(1)  # the step was killed: an orphaned worker must not write beside the step that runs now
+    end_if_orphaned()
     storage.write_bytes(places[shard.name], judgement.to_bytes())
     return shard.rows
 
@@ -196,7 +192,7 @@ class _ShardWork:
         return hashlib.sha256(self.codes.tobytes() + rest).hexdigest()
 
 
-def _write_shard(task: ShardTask, ingest: Dataset) -> ShardOutput:
+def _write_shard(task: ShardTask, ingest: Dataset) -> list[ShardOutput]:
     work: Any = task.payload
     table = clean_table(ingest.read_shard(work.shard, SCHEMA.names))
     table = table.set_column(SCHEMA.get_field_index("lang"), "lang", pa.array(work.languages, pa.string()))
@@ -206,12 +202,13 @@ def _write_shard(task: ShardTask, ingest: Dataset) -> ShardOutput:
     reasons = [REASONS[code] for code in work.codes[lost]]
     kept_table = table.filter(pa.array(kept))
     stats = Counter(f"lang.{code}" for code in kept_table["lang"].to_pylist())
-    return ShardOutput(
+    output = ShardOutput(
         kept=kept_table,
         rejected=reject_records(rejected, reasons, [work.details[row] for row in lost]),
         rows_in=Counter(table["source"].to_pylist()),
         stats=dict(stats),
     )
+    return [output]
 
 
 def _check_sources(context: Context, ingest: Dataset, counts: Mapping[str, Counter[int]]) -> None:

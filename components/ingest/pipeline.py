@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from components.core import storage
 from components.core.errors import InputError
@@ -28,7 +28,7 @@ def run(ctx: Context) -> None:
         progress = ctx.progress(f"ingest {side}", len(tasks), "shards")
         fingerprint = code_digest("components.core", "components.ingest")
         datasets.append(
-            build_dataset(ctx.outputs[side], "ingest", tasks, make_shard, fingerprint, ctx.workers, progress)
+            build_dataset(ctx.outputs[side], "ingest", tasks, make_shards, fingerprint, ctx.workers, progress)
         )
     try:
         check_sources(sources, datasets)
@@ -50,9 +50,9 @@ def shard_tasks(sources: Sequence[ResolvedSource], held_out: bool, shard_rows: i
     return [ShardTask(f"{number:05d}", key, part) for number, (key, part) in enumerate(parts)]
 
 
-def make_shard(task: ShardTask) -> ShardOutput:
+def make_shards(task: ShardTask) -> Iterable[ShardOutput]:
     """Read one part, whatever kind of source it belongs to."""
-    return pydoc_shard(task.payload) if isinstance(task.payload, PydocPart) else file_shard(task.payload)
+    return [pydoc_shard(task.payload) if isinstance(task.payload, PydocPart) else file_shard(task.payload)]
 
 
 def check_sources(sources: Sequence[ResolvedSource], datasets: Sequence[Dataset]) -> None:

@@ -138,7 +138,7 @@ def _count(
                 counts[teacher, task] = counts.get((teacher, task), 0) + count_bins(chosen)
 
 
-def _write_shard(task: ShardTask, dataset: Dataset, params: ScoreParams) -> ShardOutput:
+def _write_shard(task: ShardTask, dataset: Dataset, params: ScoreParams) -> list[ShardOutput]:
     shard, scores = task.payload.shard, task.payload.scores
     table = dataset.read_shard(shard)
     finite = np.isfinite(scores)
@@ -158,9 +158,10 @@ def _write_shard(task: ShardTask, dataset: Dataset, params: ScoreParams) -> Shar
     unscored = np.isnan(scores)
     stats = Counter(f"unscored.{lang}" for lang in table.filter(pa.array(unscored))["lang"].to_pylist())
     stats["unscored"] = int(unscored.sum())
-    return ShardOutput(
+    output = ShardOutput(
         kept=table.filter(pa.array(~(low | blank))),
         rejected=reject_records(table.take(lost), reasons, details),
         rows_in=Counter(table["source"].to_pylist()),
         stats=dict(stats),
     )
+    return [output]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from components.core.manifest import Dataset, ShardOutput, ShardTask, build_data
 from components.core.records import record_table, rejected_table
 
 
-def shout(task: ShardTask, log: str) -> ShardOutput:
+def shout(task: ShardTask, log: str) -> list[ShardOutput]:
     """Keeps even numbers, drops odd ones, and writes down that it ran."""
     with Path(log).open("a") as file:
         file.write(f"{task.name}\n")
@@ -21,9 +23,8 @@ def shout(task: ShardTask, log: str) -> ShardOutput:
         if n % 2 == 0
     ]
     odd = [{"kind": "dropped", "reason": "odd", "source": "numbers", "offset": n} for n in task.payload if n % 2]
-    return ShardOutput(
-        record_table(rows), rejected_table(odd), {"numbers": len(task.payload)}, {"seen": len(task.payload)}
-    )
+    seen = len(task.payload)
+    return [ShardOutput(record_table(rows), rejected_table(odd), {"numbers": seen}, {"seen": seen})]
 
 
 def tasks(count: int = 3, key: str = "k") -> list[ShardTask]:
@@ -52,7 +53,7 @@ def test_bytes_do_not_depend_on_workers_or_interruption(tmp_path: Path) -> None:
     build_dataset(str(tmp_path / "one"), "test", tasks(), work, "f", workers=1)
     build_dataset(str(tmp_path / "two"), "test", tasks(), work, "f", workers=2)
 
-    def broken(task: ShardTask) -> ShardOutput:
+    def broken(task: ShardTask) -> list[ShardOutput]:
         if task.name == "00002":
             raise KeyboardInterrupt
         return work(task)
@@ -64,6 +65,75 @@ def test_bytes_do_not_depend_on_workers_or_interruption(tmp_path: Path) -> None:
     (tmp_path / "three" / "shards" / ".00002.parquet.99.tmp").write_bytes(b"half")
     build_dataset(str(tmp_path / "three"), "test", tasks(), work, "f")
     assert tree(tmp_path / "one") == tree(tmp_path / "two") == tree(tmp_path / "three")
+
+
+def in_pieces(task: ShardTask, log: str, stop_after: int = 99) -> Iterator[ShardOutput]:
+    """As `shout`, three numbers a shard; `position` counts numbers. Stops after some outputs, as if it were killed."""
+    for made, start in enumerate(range(task.position, len(task.payload), 3)):
+        if made == stop_after:
+            raise KeyboardInterrupt
+        part = ShardTask(f"{task.name}@{start}", task.key, task.payload[start : start + 3])
+        yield replace(shout(part, log)[0], position=start + len(part.payload))
+
+
+def test_a_task_with_several_outputs_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    work = partial(in_pieces, log=str(log))
+    whole = build_dataset(str(tmp_path / "one"), "test", tasks(2), work, "f", workers=1)
+    build_dataset(str(tmp_path / "two"), "test", tasks(2), work, "f", workers=2)
+    names = [f"{task}{part}" for task in ("00000", "00001") for part in ("", "-00001", "-00002", "-00003")]
+    assert [shard.name for shard in whole.shards] == names
+    assert [shard.position for shard in whole.shards] == [3, 6, 9, 10] * 2
+    assert whole.read(["text"])["text"].to_pylist() == [f"query {n}" for n in range(0, 20, 2)]
+
+    three = str(tmp_path / "three")
+    for stop_after in (2, 1):  # killed twice: after two outputs, then after one more
+        with pytest.raises(KeyboardInterrupt):
+            build_dataset(three, "test", tasks(2), partial(work, stop_after=stop_after), "f")
+    log.unlink()
+    build_dataset(three, "test", tasks(2), work, "f")
+    assert log.read_text().split() == ["00000@9", *(f"00001@{start}" for start in (0, 3, 6, 9))]
+    assert tree(tmp_path / "one") == tree(tmp_path / "two") == tree(tmp_path / "three")
+
+
+def test_of_a_task_with_several_outputs_only_what_follows_damage_is_made_again(tmp_path: Path) -> None:
+    log, uri = tmp_path / "log", str(tmp_path / "d")
+    work = partial(in_pieces, log=str(log))
+    build_dataset(uri, "test", tasks(2), work, "f")
+    before = tree(tmp_path / "d")
+    log.unlink()
+    (tmp_path / "d" / "shards" / "00001-00002.parquet").write_bytes(b"altered")
+    build_dataset(uri, "test", tasks(2), work, "f")
+    assert log.read_text().split() == ["00001@6", "00001@9"]
+    assert tree(tmp_path / "d") == before
+    build_dataset(uri, "test", tasks(1), partial(shout, log=str(log)), "other work")
+    assert sorted(tree(tmp_path / "d")) == ["manifest.json", "rejected/00000.parquet", "shards/00000.parquet"]
+
+
+def test_a_killed_task_is_complete_only_when_its_work_has_ended(tmp_path: Path) -> None:
+    """Killed after the last output of a generator, before it ended: nothing is missing and nothing comes twice."""
+    log, uri = tmp_path / "log", str(tmp_path / "d")
+    work = partial(in_pieces, log=str(log))
+
+    def killed_at_its_end(task: ShardTask) -> Iterator[ShardOutput]:
+        yield from work(task)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_dataset(uri, "test", tasks(1), killed_at_its_end, "f")
+    log.unlink()
+    assert build_dataset(uri, "test", tasks(1), work, "f").ledger.rows_in == {"numbers": 10}
+    assert not log.exists()
+
+
+def test_outputs_that_do_not_advance_are_a_bug_that_stops_the_step(tmp_path: Path) -> None:
+    def stands(task: ShardTask) -> list[ShardOutput]:
+        return shout(task, str(tmp_path / "log")) * 2
+
+    with pytest.raises(AssertionError, match="00000: output 1 does not reach beyond the one before it"):
+        build_dataset(str(tmp_path / "d"), "test", tasks(1), stands, "f")
+    with pytest.raises(AssertionError, match="00000: the work gave no output"):
+        build_dataset(str(tmp_path / "d"), "test", tasks(1), lambda task: [], "g")
 
 
 def test_only_unfinished_or_changed_shards_are_made_again(tmp_path: Path) -> None:
@@ -84,9 +154,9 @@ def test_only_unfinished_or_changed_shards_are_made_again(tmp_path: Path) -> Non
 
 
 def test_a_lost_row_is_a_bug_that_stops_the_step(tmp_path: Path) -> None:
-    def loses(task: ShardTask) -> ShardOutput:
-        output = shout(task, str(tmp_path / "log"))
-        return ShardOutput(output.kept.slice(1), output.rejected, output.rows_in)
+    def loses(task: ShardTask) -> list[ShardOutput]:
+        (output,) = shout(task, str(tmp_path / "log"))
+        return [ShardOutput(output.kept.slice(1), output.rejected, output.rows_in)]
 
     with pytest.raises(AssertionError, match="10 rows of numbers came in and 9 left"):
         build_dataset(str(tmp_path / "d"), "test", tasks(1), loses, "f")

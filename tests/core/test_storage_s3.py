@@ -67,9 +67,9 @@ def test_a_parquet_object_is_read_by_ranges(s3: S3Bucket) -> None:
 
 
 def test_a_dataset_is_built_and_read_in_a_bucket(s3: S3Bucket) -> None:
-    def work(task: ShardTask) -> ShardOutput:
+    def work(task: ShardTask) -> list[ShardOutput]:
         row = {"task": "retri_contrast", "text": f"q {task.name}", "text_pos": "p", "source": "s"}
-        return ShardOutput(record_table([row]), rejected_table([]), {"s": 1})
+        return [ShardOutput(record_table([row]), rejected_table([]), {"s": 1})]
 
     uri = f"{s3.uri}/data/ingest"
     tasks = [ShardTask(f"{i:05d}", str(i), i) for i in range(2)]

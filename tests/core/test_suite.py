@@ -62,7 +62,7 @@ def load_sts(path: Path, **more: Any) -> StsTask:
 def heldout(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     table = record_table(rows)
     output = ShardOutput(table, REJECTED_SCHEMA.empty_table(), Counter(table["source"].to_pylist()))
-    build_dataset(str(folder), "ingest", [ShardTask("00000", "k", None)], lambda task: output, "f")
+    build_dataset(str(folder), "ingest", [ShardTask("00000", "k", None)], lambda task: [output], "f")
     return str(folder)
 
 

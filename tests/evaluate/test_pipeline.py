@@ -55,7 +55,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     records = record_table(rows)
     output = ShardOutput(records, REJECTED_SCHEMA.empty_table(), Counter(records["source"].to_pylist()))
-    build_dataset(str(folder / "heldout"), "ingest", [ShardTask("00000", "k", None)], lambda task: output, "f")
+    build_dataset(str(folder / "heldout"), "ingest", [ShardTask("00000", "k", None)], lambda task: [output], "f")
     chinese = [("读取文件", "打开并读取文件", 4), ("读取文件", "天气很好", 0), ("今天天气", "天气很好", 2)]
     lines = [json.dumps({"text": left, "text_pair": right, "label": label}) for left, right, label in chinese]
     (folder / "zh.jsonl").write_text("\n".join(lines))

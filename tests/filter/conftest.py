@@ -19,9 +19,9 @@ Rows = Sequence[dict[str, Any]]
 MakeDataset = Callable[..., Dataset]
 
 
-def _as_they_are(task: ShardTask) -> ShardOutput:
+def _as_they_are(task: ShardTask) -> list[ShardOutput]:
     counts = Counter(row["source"] for row in task.payload)
-    return ShardOutput(record_table(task.payload), rejected_table([]), counts)
+    return [ShardOutput(record_table(task.payload), rejected_table([]), counts)]
 
 
 @pytest.fixture

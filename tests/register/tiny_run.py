@@ -86,7 +86,7 @@ def write_dataset(uri: Path, rows: list[dict[str, Any]]) -> None:
     rows_in = Counter(["pydoc.named", *(row["source"] for row in rows)])
     output = ShardOutput(record_table(rows), dropped, rows_in)
     task = ShardTask("00000", digest_json(rows), None)
-    build_dataset(str(uri), uri.name, [task], lambda _: output, "fingerprint", 1, None)
+    build_dataset(str(uri), uri.name, [task], lambda _: [output], "fingerprint", 1, None)
 
 
 def passage_rows() -> list[dict[str, Any]]:

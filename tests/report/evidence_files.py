@@ -38,10 +38,11 @@ def write_dataset(folder: Path, step: str, rows: Any) -> None:
     """A manifest without shards, which is all that the report reads, save the number of rows."""
     folder.mkdir(parents=True)
     shard = {
-        "name": "00000", "rows": sum(rows["rows_out"].values()), "bytes": 0, "sha256": "", "rejected_rows": 0,
-        "rejected_bytes": 0, "rejected_sha256": "", "fingerprint": "", "ledger": rows, "stats": {},
+        "name": "00000", "task": "00000", "position": 0, "rows": sum(rows["rows_out"].values()), "bytes": 0,
+        "sha256": "", "rejected_rows": 0, "rejected_bytes": 0, "rejected_sha256": "", "fingerprint": "", "ledger": rows,
+        "stats": {},
     }  # fmt: skip
-    manifest = {"format": "embedmill-dataset/1", "step": step, "shards": [shard], "stats": {}, "ledger": rows}
+    manifest = {"format": "embedmill-dataset/2", "step": step, "shards": [shard], "stats": {}, "ledger": rows}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 

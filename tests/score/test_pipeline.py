@@ -52,9 +52,9 @@ def in_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def score(rows: Sequence[Mapping[str, Any]], per_shard: int = 3, workers: int = 1, **params: Any) -> Dataset:
     shards = {f"{start:05d}": record_table(rows[start : start + per_shard]) for start in range(0, len(rows), per_shard)}
 
-    def work(task: ShardTask) -> ShardOutput:
+    def work(task: ShardTask) -> list[ShardOutput]:
         table = shards[task.name]
-        return ShardOutput(table, REJECTED_SCHEMA.empty_table(), Counter(table["source"].to_pylist()))
+        return [ShardOutput(table, REJECTED_SCHEMA.empty_table(), Counter(table["source"].to_pylist()))]
 
     build_dataset("in", "filter", [ShardTask(name, str(shards[name]["id"]), None) for name in shards], work, "f")
     run(
