@@ -133,6 +133,7 @@ def _contrast(
         rows.query,
         rows.positive,
         rows.negatives,
+        rows.repeat,
         params.contrast.batch_size,
         1 / params.contrast.temperature,
         Matryoshka.of(params.dims, params.reduction),

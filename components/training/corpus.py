@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 Rows = npt.NDArray[np.int64]
 ABSENT = -1
-_COLUMNS = ("task", "text", "text_pos", "text_neg", "text_pair", "label", "source", "lang")
+_COLUMNS = ("task", "text", "text_pos", "text_neg", "text_pair", "label", "source", "lang", "meta")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Corpus:
         part = self._task("retri_contrast")
         part = part.filter(pc.invert(pc.is_in(part["lang"], pa.array(without, pa.string()))))
         query, positive = _rows(store, part["text"]), _rows(store, part["text_pos"])
-        return RetrievalRows(query, positive, _lists(store, part["text_neg"]))
+        return RetrievalRows(query, positive, _lists(store, part["text_neg"]), _repeats(part))
 
     def similarity(self, store: TokenStore) -> SimilarityRows:
         """The graded pairs, labels scaled to 0–1 within each source: sources grade on scales of their own."""
@@ -79,7 +80,7 @@ class Corpus:
             mine = source_N == source
             low, high = label_N[mine].min(), label_N[mine].max()
             label_N[mine] = (label_N[mine] - low) / ((high - low) or 1.0)
-        return SimilarityRows(_rows(store, part["text"]), _rows(store, part["text_pair"]), label_N)
+        return SimilarityRows(_rows(store, part["text"]), _rows(store, part["text_pair"]), label_N, _repeats(part))
 
     def classes(self, store: TokenStore, negatives: int, seed: int) -> ClassRows:
         """The class records; one that names no other labels gets ``negatives`` drawn from those of its source."""
@@ -95,7 +96,7 @@ class Corpus:
         bare_N1 = (other_NK == ABSENT).all(axis=1, keepdims=True)
         width = max(other_NK.shape[1], negatives)
         other_NK = np.where(bare_N1, _padded(drawn_NK, width), _padded(other_NK, width))
-        return ClassRows(_rows(store, part["text"]), label_N, other_NK)
+        return ClassRows(_rows(store, part["text"]), label_N, other_NK, _repeats(part))
 
     def _task(self, task: str) -> pa.Table:
         import pyarrow.compute as pc
@@ -105,11 +106,15 @@ class Corpus:
 
 @dataclass(frozen=True)
 class RetrievalRows:
-    """Store rows of queries [N], positives [N] and given hard negatives [N, K], padded with ``ABSENT``."""
+    """Store rows of queries [N], positives [N] and given hard negatives [N, K], padded with ``ABSENT``.
+
+    ``repeat`` [N], here as in the other tasks: how often an epoch draws each row (``repeat`` of its source).
+    """
 
     query: Rows
     positive: Rows
     negatives: Rows
+    repeat: Rows
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ class SimilarityRows:
     left: Rows
     right: Rows
     label: npt.NDArray[np.float64]
+    repeat: Rows
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,7 @@ class ClassRows:
     text: Rows
     label: Rows
     others: Rows
+    repeat: Rows
 
 
 def read_corpus(uri: str) -> Corpus:
@@ -149,6 +156,15 @@ def _all_texts(table: pa.Table) -> Iterator[str]:
         yield from table[name].drop_null().unique().to_pylist()
     for texts in table["text_neg"].drop_null().to_pylist():
         yield from texts
+
+
+def _repeats(part: pa.Table) -> Rows:
+    """How often an epoch draws each record [N]: the ``repeat`` that ingest left in its meta, else once."""
+    repeat_N = np.ones(len(part), dtype=np.int64)
+    for row, meta in enumerate(part["meta"].to_pylist()):
+        if meta is not None and '"repeat":' in meta:
+            repeat_N[row] = json.loads(meta).get("repeat", 1)
+    return repeat_N
 
 
 def _rows(store: TokenStore, texts: pa.ChunkedArray) -> Rows:

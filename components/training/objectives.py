@@ -59,6 +59,7 @@ class Retrieval:
         query_N: Rows,
         positive_N: Rows,
         negative_NK: Rows,
+        repeat_N: Rows,
         batch_size: int,
         scale: float,
         matryoshka: Matryoshka,
@@ -68,7 +69,7 @@ class Retrieval:
         self._scale, self._matryoshka, self._bf16 = scale, matryoshka, bf16
         # queries and positives must be distinct in a batch: a repeated one would be a false negative
         texts = np.stack([query_N, positive_N], axis=1).astype(np.uint64)
-        self.task = TaskRows("retri_contrast", texts, batch_size)
+        self.task = TaskRows("retri_contrast", texts, batch_size, repeat_N)
         self._related = Related(query_N, positive_N)
 
     def texts(self, rows: Rows) -> Rows:
@@ -122,6 +123,7 @@ class Similarity:
         left_N: Rows,
         right_N: Rows,
         label_N: npt.NDArray[np.float64],
+        repeat_N: Rows,
         batch_size: int,
         scale: float,
         matryoshka: Matryoshka,
@@ -129,7 +131,7 @@ class Similarity:
     ) -> None:
         self._left_N, self._right_N, self._label_N = left_N, right_N, label_N
         self._scale, self._matryoshka, self._weight = scale, matryoshka, weight
-        self.task = TaskRows("cosent", np.zeros((len(left_N), 0), dtype=np.uint64), batch_size)
+        self.task = TaskRows("cosent", np.zeros((len(left_N), 0), dtype=np.uint64), batch_size, repeat_N)
 
     def texts(self, rows: Rows) -> Rows:
         """Left texts, then right texts."""
@@ -162,6 +164,7 @@ class ClassContrast:
         text_N: Rows,
         label_N: Rows,
         other_NK: Rows,
+        repeat_N: Rows,
         batch_size: int,
         scale: float,
         matryoshka: Matryoshka,
@@ -169,7 +172,7 @@ class ClassContrast:
     ) -> None:
         self._text_N, self._class_NC = text_N, np.concatenate([label_N[:, None], other_NK], axis=1)
         self._scale, self._matryoshka, self._weight = scale, matryoshka, weight
-        self.task = TaskRows("cls_contrast", np.zeros((len(text_N), 0), dtype=np.uint64), batch_size)
+        self.task = TaskRows("cls_contrast", np.zeros((len(text_N), 0), dtype=np.uint64), batch_size, repeat_N)
 
     def texts(self, rows: Rows) -> Rows:
         """Texts, then the distinct label texts of the batch in ascending order."""
@@ -212,7 +215,8 @@ class Distillation:
         matryoshka: Matryoshka,
     ) -> None:
         self._text_N, self._target_NE, self._matryoshka = text_N, target_NE, matryoshka
-        self.task = TaskRows("distill", np.zeros((len(text_N), 0), dtype=np.uint64), batch_size)
+        once_N = np.ones(len(text_N), dtype=np.int64)
+        self.task = TaskRows("distill", np.zeros((len(text_N), 0), dtype=np.uint64), batch_size, once_N)
 
     def texts(self, rows: Rows) -> Rows:
         """The texts themselves."""

@@ -23,12 +23,14 @@ import numpy.typing as npt
 class TaskRows:
     """Rows of one task: ``texts`` holds the text ids that must be distinct within a batch, uint64 [N, K].
 
-    K is 0 for a task without in-batch negatives, where a repeated text does no harm.
+    K is 0 for a task without in-batch negatives, where a repeated text does no harm. ``repeat`` [N] is how often an
+    epoch draws each row (Piccolo2's meta list); its copies never meet in a batch whose texts must be distinct.
     """
 
     name: str
     texts: npt.NDArray[np.uint64]
     batch_size: int
+    repeat: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -68,10 +70,12 @@ class BatchPlan:
         return counts
 
     def _plan_epoch(self, epoch: int) -> list[tuple[str, npt.NDArray[np.int64]]]:
-        batches = [
-            fill_batches(task.texts, task.batch_size * self._world, np.random.default_rng([self._seed, epoch, index]))
-            for index, task in enumerate(self._tasks)
-        ]
+        batches = []
+        for index, task in enumerate(self._tasks):
+            drawn = np.repeat(np.arange(len(task)), task.repeat)
+            rng = np.random.default_rng([self._seed, epoch, index])
+            filled = fill_batches(task.texts[drawn], task.batch_size * self._world, rng)
+            batches.append([drawn[batch] for batch in filled])
         order = interleave([len(task_batches) for task_batches in batches])
         return [(self._tasks[task].name, batches[task][turn]) for task, turn in order]
 

@@ -34,16 +34,17 @@ def retrieval(pairs: Pairs, negatives: int = 1) -> Retrieval:
     _, query, passage, _ = pairs
     negative = np.stack([np.roll(passage, shift + 1) for shift in range(negatives)], axis=1)
     negative[3] = ABSENT
-    return Retrieval(query, passage, negative, 16, 20.0, MATRYOSHKA, bf16=False)
+    return Retrieval(query, passage, negative, np.ones(len(query), np.int64), 16, 20.0, MATRYOSHKA, bf16=False)
 
 
 def phases(pairs: Pairs, lr: float = 0.05) -> list[Phase]:
     _store, query, passage, _ = pairs
     target = np.random.default_rng(0).standard_normal((len(query), 4)).astype(np.float32)
     distillation = Distillation(query, target, 32, Matryoshka.of((4,), "mean"))
-    similarity = Similarity(query, np.roll(passage, 1), np.arange(80) % 3 / 2.0, 20, 20.0, MATRYOSHKA, 0.5)
+    once = np.ones(80, np.int64)
+    similarity = Similarity(query, np.roll(passage, 1), np.arange(80) % 3 / 2.0, once, 20, 20.0, MATRYOSHKA, 0.5)
     label, other = query[np.arange(80) % 7], np.stack([query[(np.arange(80) + 1) % 7], np.full(80, ABSENT)], axis=1)
-    classes = ClassContrast(passage, label, other, 20, 20.0, MATRYOSHKA, 0.2)
+    classes = ClassContrast(passage, label, other, once, 20, 20.0, MATRYOSHKA, 0.2)
     optimiser = Optimiser(lr, warmup=0.2)
     return [
         Phase("first", [distillation], 2, optimiser, 3),
@@ -147,7 +148,9 @@ def test_learning_rate_rises_then_falls_to_the_last_step() -> None:
 
 def test_related_passages_are_no_negatives() -> None:
     query, positive = np.array([1, 1, 2, 3]), np.array([10, 11, 12, 13])
-    objective = Retrieval(query, positive, np.array([[12], [10], [11], [1]]), 4, 20.0, MATRYOSHKA, bf16=False)
+    objective = Retrieval(
+        query, positive, np.array([[12], [10], [11], [1]]), np.ones(4, np.int64), 4, 20.0, MATRYOSHKA, bf16=False
+    )
     assert objective.texts(np.array([0, 2])).tolist() == [1, 2, 10, 12, 11]
     mask = objective._related.mask(np.array([1, 2]), np.array([10, 12, 11]))
     assert mask.tolist() == [[False, False, True], [False, False, False]]

@@ -13,9 +13,10 @@ def task(name: str, rows: int, batch_size: int, kinds: int | None = None, seed: 
     """Rows with two text ids each, drawn from ``kinds`` ids a side; none that must be distinct where kinds is None."""
     rng = np.random.default_rng(seed)
     if kinds is None:
-        return TaskRows(name, np.zeros((rows, 0), np.uint64), batch_size)
+        return TaskRows(name, np.zeros((rows, 0), np.uint64), batch_size, np.ones(rows, np.int64))
     left, right = rng.integers(0, kinds, rows), rng.integers(kinds, 2 * kinds, rows)
-    return TaskRows(name, np.stack([left, right], axis=1).astype(np.uint64), batch_size)
+    texts = np.stack([left, right], axis=1).astype(np.uint64)
+    return TaskRows(name, texts, batch_size, np.ones(rows, np.int64))
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,10 +65,24 @@ def test_last_incomplete_batch_is_dropped_unless_it_is_the_only_one() -> None:
 
 
 def test_one_repeated_text_leaves_one_row_a_batch() -> None:
-    rows = TaskRows("pairs", np.ones((50, 2), np.uint64) * np.array([[1, 2]], np.uint64), 8)
+    rows = TaskRows("pairs", np.ones((50, 2), np.uint64) * np.array([[1, 2]], np.uint64), 8, np.ones(50, np.int64))
     plan = BatchPlan([rows], 0)
     assert plan.steps(0) == 1
     assert plan.batch(0, 0).rows.size == 1
+
+
+def test_a_repeated_row_is_drawn_that_often_in_every_epoch_and_never_twice_in_a_batch() -> None:
+    texts = np.arange(400, dtype=np.uint64).reshape(200, 2)
+    repeat = np.where(np.arange(200) < 4, 3, 1)
+    for rows in (TaskRows("pairs", texts, 8, repeat), TaskRows("graded", texts[:, :0], 8, repeat)):
+        plan = BatchPlan([rows], 5)
+        for epoch in range(3):
+            batches = [plan.batch(epoch, step).rows.tolist() for step in range(plan.steps(epoch))]
+            assert batches == [BatchPlan([rows], 5).batch(epoch, step).rows.tolist() for step in range(len(batches))]
+            drawn = np.bincount(np.concatenate(batches), minlength=200)
+            assert drawn.tolist() == repeat.tolist()
+            if rows.texts.shape[1]:
+                assert all(len(set(batch)) == 8 for batch in batches)
 
 
 def test_interleave_spreads_evenly() -> None:
