@@ -49,11 +49,15 @@ def carrier_of(uri: str) -> Carrier | None:
 
 
 class Fault(NamedTuple):
-    """A row that cannot be used: a reason to count by, what is wrong and would be right, and the row as it came."""
+    """A row that cannot be used: a reason to count by, what is wrong and would be right, and the row as it came.
+
+    `kind`: "quarantined" if it is broken, "dropped" if it is sound but holds nothing to train on.
+    """
 
     reason: str
     detail: str
     raw: str
+    kind: str = "quarantined"
 
 
 class Span(NamedTuple):
@@ -67,8 +71,10 @@ class Span(NamedTuple):
 Row = tuple[int, dict[str, Any] | Fault]
 
 
-def read_rows(uri: str, carrier: Carrier, span: Span, columns: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a span. Of Parquet only `columns` are read, as far as they are there; memory holds a batch.
+def read_rows(uri: str, carrier: Carrier, span: Span, columns: Sequence[str] | None) -> Iterator[Row]:
+    """Yield the rows of a span. Of Parquet only `columns` are read, as far as they are there (None: all of them).
+
+    Memory holds a batch.
 
     Raises InputError, naming the file and the row before, if the file cannot be read on.
     """
@@ -168,9 +174,9 @@ def _cells(file: BinaryIO, carrier: Carrier) -> Iterator[list[str]]:
     return csv.reader(text, strict=True)
 
 
-def _parquet_rows(file: BinaryIO, span: Span, columns: Sequence[str]) -> Iterator[Row]:
+def _parquet_rows(file: BinaryIO, span: Span, columns: Sequence[str] | None) -> Iterator[Row]:
     reader = pq.ParquetFile(file)
-    there = [name for name in columns if name in reader.schema_arrow.names]
+    there = [name for name in reader.schema_arrow.names if columns is None or name in columns]
     stop = reader.metadata.num_rows if span.rows is None else span.first + span.rows
     groups, begin, number = [], 0, None
     for group in range(reader.metadata.num_row_groups):

@@ -61,7 +61,15 @@ def file_shard(part: FilePart) -> ShardOutput:
     for number, row in read_rows(part.uri, part.carrier, part.span, columns.wanted):
         if not isinstance(row, Fault) and not columns.selects(row):
             if not part.held_out:
-                rejected.append({"kind": "dropped", "reason": "where", "source": part.source.title, "offset": number})
+                rejected.append(
+                    {
+                        "kind": "dropped",
+                        "reason": "where",
+                        "detail": f"{part.uri}: does not meet the source's 'where'",
+                        "source": part.source.title,
+                        "offset": number,
+                    }
+                )
             continue
         records = row if isinstance(row, Fault) else columns.records(row)
         if not isinstance(records, Fault):
@@ -70,7 +78,7 @@ def file_shard(part: FilePart) -> ShardOutput:
         elif not part.held_out:
             rejected.append(
                 {
-                    "kind": "quarantined",
+                    "kind": records.kind,
                     "reason": records.reason,
                     "detail": f"{part.uri}: {records.detail}",
                     "source": part.source.title,

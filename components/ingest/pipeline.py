@@ -69,7 +69,8 @@ def check_sources(sources: Sequence[ResolvedSource], datasets: Sequence[Dataset]
 
 
 def _why_nothing(title: str, dataset: Dataset) -> str:
-    reasons = dataset.ledger.quarantined[title]
+    ledger = dataset.ledger
+    reasons = ledger.quarantined.get(title, Counter()) + ledger.dropped.get(title, Counter())
     reason, rows = min(reasons.items(), key=lambda item: (-item[1], item[0]))
     example = next(
         row for row in dataset.read_rejected().to_pylist() if (row["source"], row["reason"]) == (title, reason)

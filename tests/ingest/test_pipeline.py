@@ -232,3 +232,5 @@ def test_a_condition_takes_some_rows_and_counts_the_others(ingest: Ingest) -> No
     assert ledger["dropped"] == {"b": {"where": 1}, "positives": {"where": 3}}
     with pytest.raises(InputError, match=r"b\.csv: no column 'lable' for the source's 'where'; columns found: label, "):
         ingest({"uri": "b.csv", **positives, "where": {"lable": 1}})
+    with pytest.raises(InputError, match=r"most often where \(6 rows\), first in row 0 of a\.jsonl: does not meet"):
+        ingest({"uri": "a.jsonl", **positives, "where": {"label": 9}})
