@@ -20,6 +20,7 @@ from components.core.reproduce import leave_exit_code
 AROUND = {
     "run": "components.run.command:run",
     "recipe": "components.run.recipe:recipe",
+    "classifier": "components.classifier.command:classifier",
     "search": "components.search.command:search",
     "flywheel": "components.flywheel.command:flywheel",
 }
