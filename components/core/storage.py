@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,6 +146,18 @@ def remove(uri: str) -> None:
         return
     with _local_errors(uri):
         local_path(uri).unlink(missing_ok=True)
+
+
+def remove_tree(uri: str) -> None:
+    """Delete all below a folder or prefix, unfinished files too, and the folder; one that is not there is no error."""
+    if is_s3(uri):
+        for info in _list_s3(uri):
+            remove(info.uri)
+        return
+    with _local_errors(uri):
+        path = local_path(uri)
+        if path.is_dir():
+            shutil.rmtree(path)
 
 
 def list_files(uri: str) -> list[FileInfo]:

@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,14 @@ from numpy.typing import NDArray
 
 from components.core import storage
 from components.core.measure import Scores, embed_tasks, main_metric, measure, measure_embedded
+from components.core.progress import Progress
 from components.core.step import Context
 from components.core.suite import EvaluateParams, StsTask, Task, load_suite, suite_digest
-from components.core.teacher import ScoreParams
+from components.core.teacher import ScoreParams, short_name
 from components.evaluate.examples import find_examples
 from components.evaluate.lexical import bm25, tfidf
-from components.training.encoder import TEACHER_CACHE, WORDLLAMA, Encoder, encode_cached, open_encoder
+from components.training.encoder import WORDLLAMA, Encoder, open_encoder
+from components.training.vectors import TEACHER_CACHE, encode_cached
 
 MODEL, PRETRAINED = "model", "pretrained"
 # Dimension under which a system without vectors is listed.
@@ -35,14 +36,14 @@ Measured = dict[str, dict[str, dict[int, Scores]]]  # system → task → dimens
 
 def run(context: Context) -> None:
     """Measure model, pretrained model, teachers and lexical baselines on the suite."""
-    params, teachers = context.section(EvaluateParams), context.section(ScoreParams).teachers
+    params = context.section(EvaluateParams)
     tasks = load_suite(params.suite, context.inputs["heldout"])
     model = open_encoder(context.inputs["model"])
     embedded = embed_tasks(model, tasks)
     pairs = zip(tasks, embedded, strict=True)
     measured: Measured = {MODEL: {task.name: measure_embedded(task, each, params.dims) for task, each in pairs}}
     measured[PRETRAINED] = measure(open_encoder(context.inputs["pretrained"]), tasks, params.dims)
-    measured |= _measure_teachers(tasks, teachers, params.dims, context.workers)
+    measured |= _measure_teachers(tasks, context.section(ScoreParams), params.dims, context.workers)
     measured |= _measure_lexical(tasks)
     metrics = _metrics(tasks, measured)
     storage.write_bytes(context.outputs["quality"], _quality_csv(measured))
@@ -52,16 +53,15 @@ def run(context: Context) -> None:
     context.log(f"score {metrics['score']:.2f} over {len(tasks)} tasks, suite {metrics['suite_digest'][:12]}")
 
 
-def _measure_teachers(
-    tasks: Sequence[Task], teachers: Mapping[str, str], dims: Sequence[int], workers: int
-) -> Measured:
+def _measure_teachers(tasks: Sequence[Task], params: ScoreParams, dims: Sequence[int], workers: int) -> Measured:
     """Each teacher on the tasks of its languages; only one that was trained to be cut is also measured cut."""
     measured: Measured = {}
-    for teacher in sorted(set(teachers.values())):
-        own = [task for task in tasks if teachers.get(task.lang) == teacher]
+    for teacher in sorted(set(params.teachers.values())):
+        own = [task for task in tasks if params.teachers.get(task.lang) == teacher]
         if own:
             cuts = dims if teacher in MATRYOSHKA_TEACHERS else ()
-            measured[Path(teacher).name] = measure(_Teacher(open_encoder(teacher), workers), own, cuts)
+            encoder = open_encoder(teacher, params.precision)
+            measured[short_name(teacher)] = measure(_Teacher(encoder, workers), own, cuts)
     return measured
 
 
@@ -73,7 +73,8 @@ class _Teacher:
     workers: int
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return encode_cached(self.encoder, texts, TEACHER_CACHE, self.workers)
+        with Progress(f"encode with {short_name(self.encoder.name)}", len(set(texts)), "texts") as bar:
+            return encode_cached(self.encoder, texts, TEACHER_CACHE, self.workers, bar.advance)
 
 
 def _measure_lexical(tasks: Sequence[Task]) -> Measured:

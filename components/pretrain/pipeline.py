@@ -13,12 +13,13 @@ from components.pretrain.initial import initial_table, principal_axes
 from components.pretrain.params import PretrainParams
 from components.training.checkpoint import Checkpoints
 from components.training.corpus import Corpus, read_corpus
-from components.training.encoder import Encoder, encode_cached, open_encoder
+from components.training.encoder import Encoder, open_encoder
 from components.training.history import final_losses, write_losses, write_metrics
 from components.training.lanes import use_threads
 from components.training.loop import Optimiser, Phase, train
 from components.training.model import StaticModel, save_model
 from components.training.objectives import Distillation, Matryoshka, Retrieval
+from components.training.vectors import TEACHER_CACHE, encode_cached
 from components.training.vocabulary import learn_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ def _distillation(
 ) -> Phase:
     """The phase that regresses the texts of one language onto their teacher's vectors."""
     texts = corpus.texts_of_language(lang)
-    bar = ctx.progress(f"teacher {teacher.name}", len(texts), "texts")
-    vector_NE = encode_cached(teacher, texts, WORK / "cache" / "teacher", ctx.workers, bar)
+    with ctx.progress(f"teacher {teacher.name}", len(texts), "texts") as bar:
+        vector_NE = encode_cached(teacher, texts, TEACHER_CACHE, ctx.workers, bar.advance)
     objective = Distillation(
         store.rows_of(texts),
         principal_axes(vector_NE, max(params.dims), ctx.seed),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from components.core.teacher import ScoreParams
 
 # Bins a unit of cosine; thresholds in steps of 0.025 fall on an edge.
 BINS = 40
+# Counts of count_bins by teacher and task.
+Counts = dict[tuple[str, str], NDArray[np.int64]]
 COLUMNS = ("teacher", "task", "low", "high", "rows", "threshold")
 
 
@@ -23,7 +24,7 @@ def count_bins(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.bincount(bins.clip(0, 2 * BINS - 1), minlength=2 * BINS)
 
 
-def histogram_csv(counts: Mapping[tuple[str, str], NDArray[np.int64]], params: ScoreParams) -> bytes:
+def histogram_csv(counts: Counts, params: ScoreParams) -> bytes:
     """The histograms as CSV, by teacher and task, from the first bin that holds a pair to the last.
 
     Retrieval pairs stand under the teacher's name with its threshold; other tasks, which no threshold applies to,

