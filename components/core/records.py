@@ -89,7 +89,7 @@ def rejected_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     return pa.table(columns, schema=REJECTED_SCHEMA)
 
 
-def reject_records(table: pa.Table, reasons: Sequence[str], details: Sequence[str] | None = None) -> pa.Table:
+def reject_records(table: pa.Table, reasons: Sequence[str], details: Sequence[str | None] | None = None) -> pa.Table:
     """Rejected rows for records [N] that a rule dropped, with its reason [N] and, where useful, a detail [N]."""
     records = [
         json.dumps({key: value for key, value in row.items() if value is not None}, sort_keys=True, ensure_ascii=False)

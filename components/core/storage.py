@@ -9,6 +9,7 @@ import glob
 import io
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +82,33 @@ def write_bytes(uri: str, data: bytes) -> None:
     path = local_path(uri)
     with _local_errors(uri), _temporary(path, data) as part:
         part.replace(path)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def open_write(uri: str) -> Iterator[BinaryIO]:
+    """A writer for a file that need not fit in memory: readers see it once the block has ended without an error."""
+    if is_s3(uri):
+        bucket, key = _s3_parts(uri)
+        with tempfile.TemporaryFile() as file:
+            yield cast(BinaryIO, file)
+            file.seek(0)
+            with _s3_errors(uri):
+                _s3().upload_fileobj(file, bucket, key)
+        return
+    path = local_path(uri)
+    part = _part_path(path)
+    with _local_errors(uri):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         _sync_folder(path.parent)
 
 
@@ -209,7 +237,7 @@ def _list_s3(uri: str) -> list[FileInfo]:
 def _temporary(path: Path, data: bytes) -> Iterator[Path]:
     """A finished file beside `path`, flushed to disk; removed again if it is still there when an error passes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
+    part = _part_path(path)
     try:
         with part.open("wb") as file:
             file.write(data)
@@ -219,6 +247,11 @@ def _temporary(path: Path, data: bytes) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _part_path(path: Path) -> Path:
+    """Where a file is written before it has its name: hidden, and of this thread alone."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
 
 
 def _sync_folder(path: Path) -> None:

@@ -7,7 +7,7 @@ one question with two answers, are different pairs. The survivor is chosen by co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -15,17 +15,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.core.textnorm import text_id
-from components.filter.minhash import mix
 from components.filter.shingles import jaccard, shingle_sets
 from components.filter.texts import SAMPLE_CHARACTERS
 
 # In a band's bucket each row meets the first row and this many after it (all of them in a bucket of up to one more):
 # a bucket of m rows gives at most (1 + _NEIGHBOURS)·m edges instead of m².
 _NEIGHBOURS = 16
+_BLOCK = 1 << 18  # records of a block of candidates: at most 17 times as many pairs, 70 MB
+_BLOCK_PAIRS = 1 << 14  # pairs of texts whose shingle sets are in memory at once: 0.5 GB if none is in two pairs
 
 Ids = NDArray[np.uint64]
 Rows = NDArray[np.int64]
-Texts = Callable[[Rows, int], list[str]]
 
 
 def row_kinds(table: pa.Table) -> Ids:
@@ -60,55 +60,77 @@ def exact_duplicates(kinds: Ids, left: Ids, right: Ids, ranks: Ids) -> Rows:
     return survivors
 
 
-def near_duplicates(
-    kinds: Ids, left: Ids, right: Ids, ranks: Ids, bands: Ids, texts: Texts, threshold: float, max_cluster: int
-) -> Rows:
-    """For each row [N] the row that survives of its cluster of near-duplicates: itself if it is the one.
+def candidates(hashes: Ids, ranks: Ids, rows: Ids) -> Iterator[tuple[Ids, Ids]]:
+    """Pairs of rows (a < b) that share a band hash, in blocks; in a large bucket only near neighbours in rank order.
 
-    `left`, `right` are the keys of the sides, `bands` [B, N] hashes over both sides' signatures; `texts(rows, side)`
-    gives the normalised texts of sorted rows on one side (0 or 1). Candidates share a band and are joined only if the
-    exact Jaccard of both sides reaches `threshold`.
+    Each of [M] records says that the row with this address (`rows`) and rank has this band hash. A pair comes once in a
+    block, and may come again in another.
     """
-    a, b = candidates(mix(bands + kinds), ranks)
-    for own, side in ((left, 0), (right, 1)):
-        differs = np.flatnonzero(own[a] != own[b])
-        ends = np.concatenate([a[differs], b[differs]])
-        _, first, node = np.unique(own[ends], return_index=True, return_inverse=True)
-        rows = np.sort(ends[first])
-        sets = shingle_sets([text[:SAMPLE_CHARACTERS] for text in texts(rows, side)])
-        node = np.searchsorted(rows, ends[first])[node]
-        similarity = np.ones(len(a))
-        similarity[differs] = jaccard(sets, node[: len(differs)], node[len(differs) :])
-        a, b = a[similarity >= threshold], b[similarity >= threshold]
-    return survivors_of(a, b, ranks, max_cluster)
+    order = np.argsort(hashes)
+    ordered = hashes[order]
+    same = ordered[1:] == ordered[:-1]
+    shared = np.zeros(len(order), bool)
+    shared[1:] |= same
+    shared[:-1] |= same
+    order = order[shared]
+    hashes, ranks, rows = hashes[order], ranks[order], rows[order]
+    order = np.lexsort((rows, ranks, hashes))
+    hashes, rows = hashes[order], rows[order]
+    first = np.ones(len(order), bool)
+    first[1:] = hashes[1:] != hashes[:-1]
+    index = np.arange(len(order))
+    starts = np.maximum.accumulate(np.where(first, index, 0))
+    for block in range(0, len(order), _BLOCK):
+        inside = index[block : block + _BLOCK]
+        depth = inside - starts[inside]
+        far = inside[depth > _NEIGHBOURS]
+        lower, upper = [starts[far]], [far]
+        for distance in range(1, min(_NEIGHBOURS, int(depth.max())) + 1):
+            near = inside[depth >= distance]
+            lower.append(near - distance)
+            upper.append(near)
+        yield distinct_pairs(rows[np.concatenate(lower)], rows[np.concatenate(upper)])[:2]
 
 
-def candidates(bands: Ids, ranks: Ids) -> tuple[Rows, Rows]:
-    """Pairs of rows that share a band hash, each once; in a large bucket only near neighbours in rank order."""
-    count = bands.shape[1]
-    edges = [np.empty(0, np.int64)]
-    for hashes in bands:
-        order = np.lexsort((ranks, hashes))
-        ordered = hashes[order]
-        same = ordered[1:] == ordered[:-1]
-        starts = np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), np.arange(count), 0))
-        far = np.flatnonzero(np.arange(count) - starts > _NEIGHBOURS)
-        pairs = [(order[starts[far]], order[far])]
-        for distance in range(1, _NEIGHBOURS + 1):
-            near = np.flatnonzero(ordered[distance:] == ordered[:-distance])
-            if not len(near):
-                break
-            pairs.append((order[near], order[near + distance]))
-        edges += [np.minimum(i, j) * count + np.maximum(i, j) for i, j in pairs]
-    unique = np.unique(np.concatenate(edges))
-    return unique // max(count, 1), unique % max(count, 1)
+def distinct_pairs(a: Ids, b: Ids) -> tuple[Ids, Ids, Rows]:
+    """Each unordered pair once, the smaller first, sorted; and for each given pair [E] which of them it is."""
+    nodes, places = np.unique(np.concatenate([a, b]), return_inverse=True)
+    one, other = places[: len(a)], places[len(a) :]
+    pairs, pair_of = np.unique(np.minimum(one, other) * len(nodes) + np.maximum(one, other), return_inverse=True)
+    count = max(len(nodes), 1)
+    return nodes[pairs // count], nodes[pairs % count], pair_of
+
+
+def verified(keys: NDArray[np.uint64], texts: Callable[[Ids], list[str]], threshold: float) -> NDArray[np.bool_]:
+    """Which pairs of keys [E, 2] are of texts whose Jaccard reaches `threshold`, bool [E].
+
+    `texts` gives the normalised texts of sorted distinct keys. Equal keys need none. Every distinct pair is compared
+    once, in blocks that hold the sets of some ten million characters.
+    """
+    result = np.ones(len(keys), bool)
+    differs = np.flatnonzero(keys[:, 0] != keys[:, 1])
+    if not len(differs):
+        return result
+    a, b, pair_of = distinct_pairs(keys[differs, 0], keys[differs, 1])
+    similar = np.zeros(len(a), bool)
+    for start in range(0, len(a), _BLOCK_PAIRS):
+        block = slice(start, start + _BLOCK_PAIRS)
+        nodes, places = np.unique(np.concatenate([a[block], b[block]]), return_inverse=True)
+        sets = shingle_sets([text[:SAMPLE_CHARACTERS] for text in texts(nodes)])
+        left, right = places[: len(places) // 2], places[len(places) // 2 :]
+        # Jaccard cannot exceed the ratio of the sizes
+        small, large = np.minimum(sets.sizes[left], sets.sizes[right]), np.maximum(sets.sizes[left], sets.sizes[right])
+        possible = np.flatnonzero(small >= threshold * large)
+        similar[start + possible] = jaccard(sets, left[possible], right[possible]) >= threshold
+    result[differs] = similar[pair_of]
+    return result
 
 
 def survivors_of(a: Rows, b: Rows, ranks: Ids, max_cluster: int) -> Rows:
     """For each row [N] the survivor of its connected component under the edges (a[e], b[e]): the smallest rank.
 
     A component of more than `max_cluster` rows is not trusted to be one thing: there a row is dropped only for a
-    surviving row that it shares an edge with.
+    surviving row that it shares an edge with, the one of smallest rank.
     """
     order = np.argsort(ranks, kind="stable")
     place = np.empty(len(order), np.int64)
@@ -126,14 +148,31 @@ def survivors_of(a: Rows, b: Rows, ranks: Ids, max_cluster: int) -> Rows:
     oversized = np.bincount(label, minlength=len(label)) > max_cluster
     inside = oversized[label[low]]
     label = np.where(oversized[label], np.arange(len(label)), label)
-    neighbours: dict[int, list[int]] = {}
-    for one, other in zip(low[inside].tolist(), high[inside].tolist(), strict=True):
-        neighbours.setdefault(one, []).append(other)
-    for node in sorted(neighbours):
+    low, high = low[inside], high[inside]
+    by_low = np.argsort(low, kind="stable")
+    high = high[by_low]
+    nodes, starts, counts = np.unique(low[by_low], return_index=True, return_counts=True)
+    for node, start, end in zip(nodes.tolist(), starts.tolist(), (starts + counts).tolist(), strict=True):
         if label[node] == node:
-            for other in neighbours[node]:
-                if label[other] == other:
-                    label[other] = node
+            others = high[start:end]
+            label[others[label[others] == others]] = node
     survivors = np.empty(len(order), np.int64)
     survivors[order] = order[label]
     return survivors
+
+
+def likes(a: Rows, b: Rows, survivors: Rows, ranks: Ids) -> Rows:
+    """For each row [N] the row that it was verified to be like: its survivor if they share an edge, else the row of
+    smallest rank that it shares one with; itself if there is none."""
+    order = np.argsort(ranks, kind="stable")
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    best = np.full(len(order), len(order))
+    np.minimum.at(best, a, place[b])
+    np.minimum.at(best, b, place[a])
+    alone = best == len(order)
+    like = np.where(alone, np.arange(len(order)), order[np.where(alone, 0, best)])
+    for row, other in ((a, b), (b, a)):
+        direct = survivors[row] == other
+        like[row[direct]] = other[direct]
+    return like

@@ -96,6 +96,11 @@ class FilterParams(Section):
     near_duplicates: NearDuplicateParams = Field(
         default_factory=lambda: NearDuplicateParams(), description="Rows of one task whose sides both nearly agree."
     )
+    task_memory: int = Field(
+        default=1024,
+        ge=1,
+        description="MiB that a task of the deduplication plans with; less makes more tasks and changes no row.",
+    )
     contamination: ContaminationParams = Field(
         default_factory=lambda: ContaminationParams(), description="Texts of evaluate.suite in training rows."
     )

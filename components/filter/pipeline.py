@@ -1,40 +1,40 @@
 """The filter step: judge every shard by itself, let rows of all shards meet, then write what is left.
 
-Judgements of finished shards wait under `_judgements/` inside the output until the dataset is committed, named by what
-they depend on, so that a killed step goes on where it was.
+Files of finished tasks wait under `_phases/` inside the output until the dataset is committed, named by what they
+depend on, so that a killed step goes on where it was.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from components.core import storage
 from components.core.errors import InputError
 from components.core.execute import end_if_orphaned, map_ordered
 from components.core.fingerprint import code_digest, digest_json
-from components.core.manifest import Dataset, Shard, ShardOutput, ShardTask, build_dataset
+from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
 from components.core.records import SCHEMA, reject_records
 from components.core.step import Context
 from components.core.suite import EvaluateParams, load_suite, suite_texts
-from components.core.textnorm import normalise_key
-from components.filter import contamination, duplicates, funnel
+from components.filter import contamination, funnel, shuffle_plan
 from components.filter.contamination import Reference
-from components.filter.judgement import Judgement, judge
-from components.filter.normalise import clean_column, clean_table
+from components.filter.judgement import judge, read_judgement
+from components.filter.normalise import clean_table
 from components.filter.params import FilterParams
+from components.filter.shuffle import ROW_BITS, ROW_MASK, Shuffle, find_exact, find_near
 from components.filter.verdict import CODES, KEPT, REASONS, Verdict
 
-JUDGEMENTS = "_judgements"
+PHASES = "_phases"
 
 
 def run(context: Context) -> None:
@@ -43,28 +43,43 @@ def run(context: Context) -> None:
     ingest = Dataset.open(context.inputs["ingest"])
     if not ingest.rows:
         raise InputError(f"{ingest.uri}: no rows to filter")
-    fingerprint = digest_json([params.model_dump(mode="json"), code_digest("components.core", "components.filter")])
-    area = storage.join(context.outputs["output"], JUDGEMENTS)
+    fingerprint = digest_json(
+        [params.model_dump(mode="json", exclude={"task_memory"}), code_digest("components.core", "components.filter")]
+    )
     reference = _reference(context, params)
-    judgements = _judge_shards(context, params, ingest, reference, area, digest_json([fingerprint, reference.digest]))
+    near = params.near_duplicates
+    plan = shuffle_plan.plan(ingest.rows, len(ingest.shards), near.threshold, params.task_memory << 20)
+    judged = digest_json([fingerprint, reference.digest])
+    shuffle = Shuffle(
+        area=storage.join(context.outputs["output"], PHASES),
+        fingerprint=digest_json([judged, ingest.digest, plan.as_dict()]),
+        judge_fingerprint=judged,
+        ingest_uri=ingest.uri,
+        ingest_digest=ingest.digest,
+        plan=plan,
+        near=near,
+    )
+    _judge_shards(context, params, shuffle, reference)
+    find_exact(shuffle, context.workers, context.progress)
+    if near.threshold is not None:
+        find_near(shuffle, context.workers, context.progress)
+    settled = _settle(context, shuffle)
 
-    _meet(judgements, ingest, params)
     counts: dict[str, Counter[int]] = {}
-    for judgement in judgements:
-        for source, code in zip(judgement.sources, judgement.verdict.codes.tolist(), strict=True):
-            counts.setdefault(source, Counter())[code] += 1
-    total = sum(counts.values(), Counter())
-    storage.write_bytes(context.outputs["funnel"], funnel.funnel_csv(total))
+    for shard in settled:
+        for source, codes in shard["codes"].items():
+            counts.setdefault(source, Counter()).update({int(code): rows for code, rows in codes.items()})
+    storage.write_bytes(context.outputs["funnel"], funnel.funnel_csv(sum(counts.values(), Counter())))
     _check_sources(context, ingest, counts)
 
     tasks = [
-        ShardTask(shard.name, digest_json([shard.sha256, work.digest]), work)
-        for shard, work in zip(ingest.shards, map(_ShardWork.of, ingest.shards, judgements), strict=True)
+        ShardTask(shard.name, digest_json([shard.sha256, made["digest"]]), number)
+        for number, (shard, made) in enumerate(zip(ingest.shards, settled, strict=True))
     ]
     progress = context.progress("write", len(tasks), "shards")
-    work = partial(_write_shard, ingest=ingest)
+    work = partial(_write_shard, shuffle=shuffle)
     build_dataset(context.outputs["output"], "filter", tasks, work, fingerprint, context.workers, progress)
-    _remove(area)
+    _remove(shuffle.area)
 
 
 def _reference(context: Context, params: FilterParams) -> Reference:
@@ -74,32 +89,26 @@ def _reference(context: Context, params: FilterParams) -> Reference:
     return Reference.of(suite_texts(tasks), params.contamination.near)
 
 
-def _judge_shards(
-    context: Context, params: FilterParams, ingest: Dataset, reference: Reference, area: str, fingerprint: str
-) -> list[Judgement]:
-    reference_uri = storage.join(area, f"reference-{reference.digest[:16]}.arrow")
-    places = {
-        shard.name: storage.join(area, f"{shard.name}-{digest_json([fingerprint, shard.sha256])[:16]}.arrow")
-        for shard in ingest.shards
-    }
-    pending = [shard for shard in ingest.shards if not storage.exists(places[shard.name])]
+def _judge_shards(context: Context, params: FilterParams, shuffle: Shuffle, reference: Reference) -> None:
+    reference_uri = storage.join(shuffle.area, f"reference-{reference.digest[:16]}.arrow")
+    done = {info.uri for info in storage.list_files(storage.join(shuffle.area, "judge"))}
+    rows = [shard.rows for shard in shuffle.shards]
+    pending = [number for number in range(len(rows)) if shuffle.judgement(number) not in done]
     if pending and not storage.exists(reference_uri):
         reference.write(reference_uri)
-    work = partial(_judge_shard, ingest=ingest, params=params, reference_uri=reference_uri, places=places)
-    with context.progress("judge", ingest.rows) as bar:
-        bar.advance(ingest.rows - sum(shard.rows for shard in pending))
-        for rows in map_ordered(work, pending, min(context.workers, max(1, len(pending)))):
-            bar.advance(rows)
-    return [Judgement.from_bytes(storage.read_bytes(places[shard.name])) for shard in ingest.shards]
+    work = partial(_judge_shard, shuffle=shuffle, params=params, reference_uri=reference_uri)
+    with context.progress("judge", sum(rows)) as bar:
+        bar.advance(sum(rows) - sum(rows[number] for number in pending))
+        for number in map_ordered(work, pending, min(context.workers, max(1, len(pending)))):
+            bar.advance(rows[number])
 
 
-def _judge_shard(
-    shard: Shard, ingest: Dataset, params: FilterParams, reference_uri: str, places: dict[str, str]
-) -> int:
-    judgement = judge(ingest.read_shard(shard), params, _read_reference(reference_uri))
+def _judge_shard(number: int, shuffle: Shuffle, params: FilterParams, reference_uri: str) -> int:
+    table = shuffle.ingest.read_shard(shuffle.shards[number])
+    judgement = judge(table, params, _read_reference(reference_uri))
     end_if_orphaned()
-    storage.write_bytes(places[shard.name], judgement.to_bytes())
-    return shard.rows
+    storage.write_bytes(shuffle.judgement(number), judgement.to_bytes())
+    return number
 
 
 @lru_cache(maxsize=1)
@@ -107,108 +116,84 @@ def _read_reference(uri: str) -> Reference:
     return Reference.read(uri)
 
 
-def _meet(judgements: Sequence[Judgement], ingest: Dataset, params: FilterParams) -> None:
-    """Drop duplicates across all shards, then contaminated rows, in the judgements' verdicts."""
-    sizes = [len(judgement.ids) for judgement in judgements]
-    codes = np.concatenate([judgement.verdict.codes for judgement in judgements])
-    verdict = Verdict(codes, [detail for judgement in judgements for detail in judgement.verdict.details])
-    ids, kinds, ranks, symmetric, left, right, contaminated = (
-        np.concatenate([getattr(judgement, name) for judgement in judgements])
-        for name in ("ids", "kinds", "ranks", "symmetric", "left", "right", "contaminated")
-    )
-
-    kept = np.flatnonzero(verdict.kept)
-    first, second = duplicates.pair_keys(left[kept], right[kept], symmetric[kept])
-    survivors = kept[duplicates.exact_duplicates(kinds[kept], first, second, ranks[kept])]
-    _drop(verdict, kept, survivors, "exact_duplicate", ids)
-
-    threshold = params.near_duplicates.threshold
-    if threshold is not None:
-        kept = np.flatnonzero(verdict.kept)
-        survivors = kept[
-            duplicates.near_duplicates(
-                kinds[kept],
-                left[kept],
-                right[kept],
-                ranks[kept],
-                np.concatenate([judgement.bands for judgement in judgements], axis=1)[:, kept],
-                lambda rows, side: _texts(ingest, kept[rows], side),
-                threshold,
-                params.near_duplicates.max_cluster,
-            )
-        ]
-        _drop(verdict, kept, survivors, "near_duplicate", ids)
-
-    evidence = [text for judgement in judgements for text in judgement.evidence]
-    verdict.drop(contaminated == contamination.EXACT, "contaminated_exact", evidence)
-    verdict.drop(contaminated == contamination.NEAR, "contaminated_near", evidence)
-
-    start = 0
-    for judgement, size in zip(judgements, sizes, strict=True):
-        judgement.verdict.codes[:] = verdict.codes[start : start + size]
-        judgement.verdict.details[:] = verdict.details[start : start + size]
-        start += size
+def _settle(context: Context, shuffle: Shuffle) -> list[dict[str, Any]]:
+    """What is decided about every shard: counts by source and reason code, and a digest of it all."""
+    shuffle.run("settled", _settle_group, shuffle.plan.groups, context.workers, context.progress)
+    files = shuffle.places("settled", shuffle.plan.groups)
+    return [shard for uri in files for shard in json.loads(storage.read_bytes(uri))]
 
 
-def _drop(
-    verdict: Verdict, rows: NDArray[np.int64], survivors: NDArray[np.int64], reason: str, ids: NDArray[np.uint64]
-) -> None:
-    lost = survivors != rows
-    verdict.codes[rows[lost]] = CODES[reason]
-    for row, survivor in zip(rows[lost].tolist(), ids[survivors[lost]].tolist(), strict=True):
-        verdict.details[row] = f"of {survivor}"
-
-
-def _texts(ingest: Dataset, rows: NDArray[np.int64], side: int) -> list[str]:
-    """Normalised texts of one side of rows, which are sorted and count through all shards."""
-    texts: list[str] = []
-    ends = np.cumsum([shard.rows for shard in ingest.shards])
-    for shard, end in zip(ingest.shards, ends.tolist(), strict=True):
-        inside = rows[(rows >= end - shard.rows) & (rows < end)] - (end - shard.rows)
-        if len(inside):
-            columns = [("text",), ("text_pos", "text_pair")][side]
-            table = ingest.read_shard(shard, columns, verify=False).take(inside)
-            raw = pc.coalesce(*(table[name] for name in columns))
-            texts += map(normalise_key, clean_column(raw).to_pylist())
-    return texts
+def _settle_group(shuffle: Shuffle, group: int) -> None:
+    settled = []
+    for number in shuffle.plan.shards_of(group):
+        decided = _decide(shuffle, number)
+        codes: dict[str, Counter[int]] = {}
+        for source, code in zip(decided.sources, decided.verdict.codes.tolist(), strict=True):
+            codes.setdefault(source, Counter())[code] += 1
+        settled.append({"codes": codes, "digest": decided.digest})
+    end_if_orphaned()
+    storage.write_bytes(shuffle.place("settled", group), json.dumps(settled).encode())
 
 
 @dataclass(frozen=True)
-class _ShardWork:
+class _Decided:
     """What is decided about a shard: which rows stay, why the others go, and every row's language."""
 
-    shard: Shard
-    codes: NDArray[np.uint8]
-    details: list[str | None]
+    sources: list[str]
+    verdict: Verdict
     languages: list[str]
-
-    @classmethod
-    def of(cls, shard: Shard, judgement: Judgement) -> _ShardWork:
-        return cls(shard, judgement.verdict.codes, judgement.verdict.details, judgement.languages)
 
     @property
     def digest(self) -> str:
-        rest = digest_json([self.details, self.languages]).encode()
-        return hashlib.sha256(self.codes.tobytes() + rest).hexdigest()
+        rest = digest_json([self.verdict.details, self.languages]).encode()
+        return hashlib.sha256(self.verdict.codes.tobytes() + rest).hexdigest()
 
 
-def _write_shard(task: ShardTask, ingest: Dataset) -> list[ShardOutput]:
-    work: Any = task.payload
-    table = clean_table(ingest.read_shard(work.shard, SCHEMA.names))
-    table = table.set_column(SCHEMA.get_field_index("lang"), "lang", pa.array(work.languages, pa.string()))
-    kept = work.codes == KEPT
-    rejected = table.filter(pa.array(~kept))
+def _decide(shuffle: Shuffle, number: int) -> _Decided:
+    """The row rules' verdict on a shard, then that of the phases in which it met other shards, then contamination."""
+    columns = ("source", "code", "detail", "lang", "contaminated", "evidence")
+    table = read_judgement(shuffle.judgement(number), columns)
+    verdict = Verdict(table["code"].to_numpy().copy(), table["detail"].to_pylist())
+    for reason, losers in _losers(shuffle, shuffle.plan.group_of(number)):
+        _drop_losers(verdict, number, losers, reason)
+    contaminated, evidence = table["contaminated"].to_numpy(), table["evidence"].to_pylist()
+    verdict.drop(contaminated == contamination.EXACT, "contaminated_exact", evidence)
+    verdict.drop(contaminated == contamination.NEAR, "contaminated_near", evidence)
+    return _Decided(table["source"].to_pylist(), verdict, table["lang"].to_pylist())
+
+
+@lru_cache(maxsize=1)
+def _losers(shuffle: Shuffle, group: int) -> list[tuple[str, pa.Table]]:
+    """The rows of a group's shards that other rows stand for, by reason, in the order of the stages."""
+    found = [("exact_duplicate", shuffle.losers("exact", shuffle.plan.key_partitions, group))]
+    if shuffle.near.threshold is not None:
+        found.append(("near_duplicate", shuffle.losers("near", 1, group)))
+    return found
+
+
+def _drop_losers(verdict: Verdict, shard: int, losers: pa.Table, reason: str) -> None:
+    """Drop the rows of a shard that are among the losers; the detail names the row that survives and, where that is
+    another, the one that the row was found to be like."""
+    first, last = np.searchsorted(losers["address"].to_numpy(), [shard << ROW_BITS, (shard + 1) << ROW_BITS])
+    address, survivor, like = (column.to_numpy() for column in losers.slice(first, last - first).columns)
+    rows = (address & ROW_MASK).astype(np.int64)
+    verdict.codes[rows] = CODES[reason]
+    for row, one, other in zip(rows.tolist(), survivor.tolist(), like.tolist(), strict=True):
+        verdict.details[row] = f"of {one}" if one == other else f"of {one}, like {other}"
+
+
+def _write_shard(task: ShardTask, shuffle: Shuffle) -> list[ShardOutput]:
+    number: int = task.payload
+    decided = _decide(shuffle, number)
+    table = clean_table(shuffle.ingest.read_shard(shuffle.shards[number], SCHEMA.names))
+    table = table.set_column(SCHEMA.get_field_index("lang"), "lang", pa.array(decided.languages, pa.string()))
+    kept = decided.verdict.kept
     lost = np.flatnonzero(~kept)
-    reasons = [REASONS[code] for code in work.codes[lost]]
+    reasons = [REASONS[code] for code in decided.verdict.codes[lost]]
     kept_table = table.filter(pa.array(kept))
     stats = Counter(f"lang.{code}" for code in kept_table["lang"].to_pylist())
-    output = ShardOutput(
-        kept=kept_table,
-        rejected=reject_records(rejected, reasons, [work.details[row] for row in lost]),
-        rows_in=Counter(table["source"].to_pylist()),
-        stats=dict(stats),
-    )
-    return [output]
+    rejected = reject_records(table.filter(pa.array(~kept)), reasons, [decided.verdict.details[row] for row in lost])
+    return [ShardOutput(kept_table, rejected, Counter(table["source"].to_pylist()), dict(stats))]
 
 
 def _check_sources(context: Context, ingest: Dataset, counts: Mapping[str, Counter[int]]) -> None:
@@ -227,7 +212,5 @@ def _check_sources(context: Context, ingest: Dataset, counts: Mapping[str, Count
 def _remove(area: str) -> None:
     for info in storage.list_files(area):
         storage.remove(info.uri)
-    if not storage.is_s3(area) and storage.local_path(area).is_dir():
-        for path in storage.local_path(area).iterdir():
-            path.unlink()  # unfinished files of a killed writer
-        storage.local_path(area).rmdir()
+    if not storage.is_s3(area):
+        shutil.rmtree(storage.local_path(area), ignore_errors=True)  # folders, and unfinished files of a killed writer

@@ -30,7 +30,7 @@ def make_dataset() -> MakeDataset:
 
     def make(uri: Path, rows: Rows, per_shard: int = 1000) -> Dataset:
         tasks = [
-            ShardTask(f"{index:05d}", str(index), rows[start : start + per_shard])
+            ShardTask(f"{index:05d}", repr(rows[start : start + per_shard]), rows[start : start + per_shard])
             for index, start in enumerate(range(0, len(rows), per_shard))
         ]
         return build_dataset(str(uri), "ingest", tasks, _as_they_are, "test")

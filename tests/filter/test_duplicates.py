@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from components.core.records import record_table
-from components.filter.contamination import Reference
-from components.filter.duplicates import candidates, exact_duplicates, near_duplicates, pair_keys, survivors_of
-from components.filter.judgement import judge
-from components.filter.params import FilterParams
-from components.filter.texts import ShardTexts
+from components.core.manifest import Dataset
+from components.filter.duplicates import candidates, exact_duplicates, likes, pair_keys, survivors_of
 
 LONG = (
     "Parse the file that is named and give its rows as dictionaries; the keys are taken from the first line, and rows "
@@ -20,19 +16,26 @@ LONG = (
 )
 
 
-def survivors(rows: Sequence[dict[str, Any]], max_cluster: int = 100) -> list[int]:
-    """Which row each row is merged into, by near-duplicates alone."""
-    table = record_table([{"source": "test", **row} for row in rows])
-    judged = judge(table, FilterParams(languages=()), Reference.of((), None))
-    assert not judged.verdict.codes.any()
-    texts = ShardTexts.of(table)
+Merged = Callable[[Sequence[dict[str, Any]]], bool]
+Survivors = Callable[[Sequence[dict[str, Any]]], list[int]]
 
-    def side_texts(wanted: np.ndarray[Any, Any], side: int) -> list[str]:
-        return [texts.keys[index] for index in (texts.left, texts.right)[side][wanted]]
 
-    return near_duplicates(
-        judged.kinds, judged.left, judged.right, judged.ranks, judged.bands, side_texts, 0.85, max_cluster
-    ).tolist()
+@pytest.fixture
+def survivors(filtered: Callable[..., Dataset]) -> Survivors:
+    """The numbers of the rows that survive deduplication, where nothing else drops a row."""
+
+    def filter_rows(rows: Sequence[dict[str, Any]]) -> list[int]:
+        numbered = [{"source": "test", "url": str(number), **row} for number, row in enumerate(rows)]
+        result = filtered(numbered, languages=[])
+        assert {row["reason"] for row in result.read_rejected().to_pylist()} <= {"exact_duplicate", "near_duplicate"}
+        return sorted(map(int, result.read()["url"].to_pylist()))
+
+    return filter_rows
+
+
+@pytest.fixture
+def merged(survivors: Survivors) -> Merged:
+    return lambda rows: len(survivors(rows)) == 1
 
 
 def retrieval(query: str, passage: str, **more: Any) -> dict[str, Any]:
@@ -43,23 +46,19 @@ def cosent(left: str, right: str) -> dict[str, Any]:
     return {"task": "cosent", "text": left, "text_pair": right, "label": 1.0}
 
 
-def merged(rows: Sequence[dict[str, Any]]) -> bool:
-    return len(set(survivors(rows))) == 1
-
-
-def test_pairs_whose_sides_are_both_near_duplicates_are_merged() -> None:
+def test_pairs_whose_sides_are_both_near_duplicates_are_merged(merged: Merged) -> None:
     assert merged([retrieval("csv DictReader", LONG), retrieval("csv DictReader", LONG + " See also writer.")])
 
 
-def test_one_passage_with_different_queries_is_not_merged() -> None:
+def test_one_passage_with_different_queries_is_not_merged(merged: Merged) -> None:
     assert not merged([retrieval("csv DictReader", LONG), retrieval("rows of a table as dictionaries", LONG)])
 
 
-def test_one_query_with_different_passages_is_not_merged() -> None:
+def test_one_query_with_different_passages_is_not_merged(merged: Merged) -> None:
     assert not merged([retrieval("Return the name.", LONG), retrieval("Return the name.", LONG[::-1])])
 
 
-def test_both_forms_of_an_object_survive() -> None:
+def test_both_forms_of_an_object_survive(merged: Merged) -> None:
     summary = (
         "Return a reader object which will process lines from the given file and give rows as dictionaries of text"
     )
@@ -80,29 +79,31 @@ def test_both_forms_of_an_object_survive() -> None:
         ("为什么我的微粒贷额度从三万降到了一万而且现在不能借", "为什么我的微粒贷额度从三万降到了一万而且现在不能提"),
     ],
 )
-def test_short_pairs_that_differ_in_one_character_are_not_merged(left: str, right: str) -> None:
+def test_short_pairs_that_differ_in_one_character_are_not_merged(merged: Merged, left: str, right: str) -> None:
     assert not merged([cosent(left, "客服电话是多少"), cosent(right, "客服电话是多少")])
 
 
-def test_tasks_are_kept_apart() -> None:
+def test_tasks_are_kept_apart(merged: Merged) -> None:
     assert not merged([retrieval("csv reader" * 3, LONG), cosent("csv reader" * 3, LONG)])
 
 
-def test_survivors_do_not_depend_on_order() -> None:
-    rows = [retrieval("csv DictReader", LONG + " more" * (index % 7), url=str(index)) for index in range(12)]
-    chosen = {rows[index]["url"] for index in survivors(rows)}
-    again = {rows[::-1][index]["url"] for index in survivors(rows[::-1])}
+def test_survivors_do_not_depend_on_order(filtered: Callable[..., Dataset]) -> None:
+    rows = [
+        {"source": "test", **retrieval("csv DictReader", LONG + " more" * (index % 7), url=str(index))}
+        for index in range(12)
+    ]
+    chosen, again = (set(filtered(given, languages=[]).read()["url"].to_pylist()) for given in (rows, rows[::-1]))
     assert chosen == again
     assert len(chosen) < 12
 
 
-def test_every_pair_of_near_duplicates_is_found() -> None:
+def test_every_pair_of_near_duplicates_is_found(survivors: Survivors) -> None:
     words = [f"word{index}" for index in range(2000)]
     bases = [" ".join(words[start : start + 60]) for start in range(0, 1800, 60)]
     rows = [
         retrieval(f"query number {index}" * 3, base + tail) for index, base in enumerate(bases) for tail in ("", "!")
     ]
-    assert [a == b for a, b in zip(survivors(rows)[::2], survivors(rows)[1::2], strict=True)] == [True] * 30
+    assert [number // 2 for number in survivors(rows)] == list(range(30))
 
 
 def test_exact_duplicates_keep_one_row_by_rank() -> None:
@@ -123,10 +124,28 @@ def test_sides_of_symmetric_pairs_are_interchangeable() -> None:
 def test_candidates_are_few_in_a_large_bucket_and_hold_it_together() -> None:
     count = 500
     ranks = np.arange(count, dtype=np.uint64)[::-1].copy()
-    a, b = candidates(np.full((3, count), 8, np.uint64), ranks)
+    rows = np.arange(count, dtype=np.uint64)
+    ((a, b),) = candidates(np.full(3 * count, 8, np.uint64), np.tile(ranks, 3), np.tile(rows, 3))
     assert len(a) <= 17 * count
     assert len({*zip(a.tolist(), b.tolist(), strict=True)}) == len(a)
-    assert set(survivors_of(a, b, ranks, count).tolist()) == {count - 1}
+    assert set(survivors_of(a.astype(np.int64), b.astype(np.int64), ranks, count).tolist()) == {count - 1}
+
+
+def test_candidates_are_all_pairs_of_rows_that_share_a_hash_in_small_buckets() -> None:
+    choose = np.random.default_rng(4)
+    hashes, ranks = choose.integers(0, 400, 2000).astype(np.uint64), choose.permutation(2000).astype(np.uint64)
+    rows = np.arange(2000, dtype=np.uint64)
+    found = {pair for a, b in candidates(hashes, ranks, rows) for pair in zip(a.tolist(), b.tolist(), strict=True)}
+    same = np.triu(hashes[:, None] == hashes, 1)
+    assert found == {*zip(*(ends.tolist() for ends in np.nonzero(same)), strict=True)}
+
+
+def test_a_row_is_like_its_survivor_or_a_row_on_the_way_to_it() -> None:
+    a, b = np.array([0, 1, 2, 4]), np.array([1, 2, 3, 5])  # a chain of four, a pair, and row 6 alone
+    ranks = np.array([3, 1, 2, 0, 9, 8, 7], np.uint64)
+    chosen = survivors_of(a, b, ranks, 100)
+    assert chosen.tolist() == [3, 3, 3, 3, 5, 5, 6]
+    assert likes(a, b, chosen, ranks).tolist() == [1, 2, 3, 2, 5, 4, 6]
 
 
 def test_a_chain_is_one_cluster_until_it_is_too_long() -> None:

@@ -16,6 +16,7 @@ import pytest
 from components.core import storage
 from components.core.errors import InputError
 from components.core.manifest import Dataset
+from components.filter import shuffle_plan
 from tests.fixtures.seaweed import S3Bucket
 
 Filter = Callable[..., Dataset]
@@ -107,7 +108,7 @@ def test_every_row_is_accounted_for(filtered: Filter, tmp_path: Path) -> None:
     assert len(per_object) == 118  # all but those held out
     forms = Counter(kept["source"].to_pylist())
     assert forms["doc.named"] == forms["doc.summary"] == 118  # one row of each form survives, and both do
-    assert not (tmp_path / "out" / "_judgements").exists()
+    assert not (tmp_path / "out" / "_phases").exists()
 
 
 def test_rejected_rows_say_why(filtered: Filter) -> None:
@@ -131,13 +132,17 @@ def test_the_survivors_do_not_depend_on_order_or_shards(filtered: Filter) -> Non
     assert one == two
 
 
-def test_the_bytes_do_not_depend_on_workers(filtered: Filter, tmp_path: Path) -> None:
-    rows = corpus(60)
+def test_the_bytes_do_not_depend_on_workers_or_on_the_size_of_tasks(filtered: Filter, tmp_path: Path) -> None:
+    rows = corpus(250)
+    small = shuffle_plan.plan(len(rows), 30, 0.85, 1 << 20)
+    assert min(small.groups, small.band_partitions, small.edge_partitions) > 3
     heldout = [row for row in rows[:8] if row["task"] == "retri_contrast"]
-    for workers in (1, 2):
-        filtered(rows, heldout, per_shard=40, workers=workers, out=f"out{workers}")
-    assert files(tmp_path / "out1") == files(tmp_path / "out2")
-    assert (tmp_path / "out1.funnel.csv").read_bytes() == (tmp_path / "out2.funnel.csv").read_bytes()
+    for workers, task_memory in ((1, 1024), (2, 1024), (1, 1), (2, 1)):
+        out = f"out{workers}-{task_memory}"
+        filtered(rows, heldout, per_shard=40, workers=workers, out=out, languages=["en", "zh"], task_memory=task_memory)
+    written = [files(tmp_path / out) for out in ("out1-1024", "out2-1024", "out1-1", "out2-1")]
+    assert all(each == written[0] for each in written)
+    assert (tmp_path / "out1-1024.funnel.csv").read_bytes() == (tmp_path / "out2-1.funnel.csv").read_bytes()
 
 
 def test_classes_of_rows_that_pass_nothing_are_reported(
@@ -163,31 +168,41 @@ def test_a_changed_parameter_is_applied_to_an_earlier_output(filtered: Filter) -
     assert filtered(rows, languages=["en", "zh"], near_duplicates={"threshold": None}).rows > 60
 
 
-# The command of the step, in a process that kills itself, hard, before the nth write to a path that holds a text.
+# The command of the step, in a process that kills itself, hard, during the nth write to a path that holds a text.
 COMMAND = """
-import os, signal, sys
+import contextlib, os, signal, sys
 from components.core import storage
 from components.core.command import step_command
 from components.core.settings import RunParams
 from components.filter.step import STEP
 
-where, left, write = sys.argv[1], int(sys.argv[2]), storage.write_bytes
+where, left, write, open_write = sys.argv[1], int(sys.argv[2]), storage.write_bytes, storage.open_write
 
-def write_or_die(uri, data):
+def die_at(uri):
     global left
     left -= where in uri
     if where in uri and left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
+
+def write_or_die(uri, data):
+    die_at(uri)
     write(uri, data)
 
-storage.write_bytes = write_or_die
+@contextlib.contextmanager
+def open_write_or_die(uri):
+    with open_write(uri) as file:
+        yield file
+        die_at(uri)
+
+storage.write_bytes, storage.open_write = write_or_die, open_write_or_die
 step_command(STEP, lambda: {"run": RunParams, **STEP.sections})([])
 """
 PARAMS = """
 run: {workers: 1}
-filter: {languages: [en, zh]}
+filter: {languages: [en, zh], task_memory: 1}
 evaluate: {suite: [{name: heldout, type: heldout}]}
 """
+FILES = ["judge", "keys", "exact", "bands", "edges", "requests", "nodes", "verified", "near", "settled"]
 
 
 def run_command(project: Path, hash_seed: int, where: str = "nowhere", nth: int = 1) -> int:
@@ -197,25 +212,32 @@ def run_command(project: Path, hash_seed: int, where: str = "nowhere", nth: int 
     return subprocess.run(command, cwd=project, env=environment, stderr=subprocess.DEVNULL, check=False).returncode
 
 
+def inodes(output: Path, pattern: str) -> dict[Path, int]:
+    return {path: path.stat().st_ino for path in output.glob(pattern) if not path.name.startswith(".")}
+
+
 def test_a_killed_step_goes_on_and_gives_the_same_bytes(tmp_path: Path, make_dataset: Callable[..., Dataset]) -> None:
-    rows = corpus(100)
+    rows = corpus(700)
     heldout = [row for row in rows[:20] if row["task"] == "retri_contrast"]
     for name in ("killed", "undisturbed"):
-        make_dataset(tmp_path / name / "data/ingest", rows, 80)
+        make_dataset(tmp_path / name / "data/ingest", rows, 300)
         make_dataset(tmp_path / name / "data/heldout", heldout)
         (tmp_path / name / "data/suite.json").write_text("{}")
         (tmp_path / name / "params.yaml").write_text(PARAMS)
     killed, output = tmp_path / "killed", tmp_path / "killed/data/filter"
 
-    assert run_command(killed, 1, "_judgements/0", 4) == -signal.SIGKILL
-    judged = {path: path.stat().st_ino for path in output.glob("_judgements/0*.arrow")}
-    assert len(judged) == 3
+    made: dict[Path, int] = {}
+    for seed, phase in enumerate(FILES):  # each phase is killed in its second file, and near in its only one
+        assert run_command(killed, seed, f"/{phase}/", 1 if phase == "near" else 2) == -signal.SIGKILL
+        now = inodes(output, "_phases/**/*")
+        assert made.items() <= now.items()  # nothing was made again
+        assert len([path for path in now if path.parent.name == phase]) == (phase != "near")
+        made = now
     assert run_command(killed, 2, "/shards/", 3) == -signal.SIGKILL
-    assert {path: path.stat().st_ino for path in judged} == judged  # they were not made again
-    written = {path: path.stat().st_ino for path in output.glob("shards/*.parquet")}
-    assert len(written) == 2
+    assert len(written := inodes(output, "shards/*.parquet")) == 2
     assert run_command(killed, 3, "filter/manifest.json") == -signal.SIGKILL
-    assert {path: path.stat().st_ino for path in written} == written
+    assert written.items() <= inodes(output, "shards/*.parquet").items()
+    assert made.items() <= inodes(output, "_phases/**/*").items()
     assert not (output / "manifest.json").exists()
 
     assert run_command(killed, 4) == run_command(tmp_path / "undisturbed", 5) == 0
