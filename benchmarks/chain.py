@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -62,6 +63,11 @@ class Project:
         paths = {port.name: port.default for port in (*declared.inputs, *declared.outputs) if not port.optional}
         with _inside(self.folder):
             return cpu_seconds(lambda: run_step(declared, "params.yaml", (), paths, chain.sections()))[0]
+
+    def rerun(self, step: str) -> float:
+        """As `run`, from nothing: the step's dataset is removed first."""
+        shutil.rmtree(self.folder / "data" / step, ignore_errors=True)
+        return self.run(step)
 
     def command(self, *arguments: str) -> Cost:
         """Run `embedmill ARGUMENTS…` as a process and measure it with all its workers."""

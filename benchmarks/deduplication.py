@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -82,12 +81,12 @@ def run() -> Result:
         tables.append(Table(title, header, rows))
     tables[-1].note = (
         "CPU time of one core, documents in files at the start and at the end, 128 permutations, 5-grams of "
-        f"characters, threshold {THRESHOLD}; median of {REPEATS} interleaved runs. Ours is the filter step on rows of one "
-        "query, language given, contamination off: reading, normalising, signatures, bands, candidates, verification, "
-        "clusters, survivors, writing. `embedmill` leaves out the share of CPU time spent in the other rules (sampled), "
-        "which the step always runs. text-dedup knows words only: it gets each character set apart as a word. "
-        "A removed document was rightly removed if the exact Jaccard similarity to another one (Python sets, apart from "
-        "the kernel) reaches the threshold. Neither peer verifies its candidates."
+        f"characters, threshold {THRESHOLD}; median of {REPEATS} interleaved runs. Ours is the filter step on rows of "
+        "one query, language given, contamination off: reading, normalising, signatures, bands, candidates, "
+        "verification, clusters, survivors, writing. `embedmill` leaves out the share of CPU time spent in the other "
+        "rules (sampled), which the step always runs. text-dedup knows words only: it gets each character set apart as "
+        "a word. A removed document was rightly removed if the exact Jaccard similarity to another one (Python sets, "
+        "apart from the kernel) reaches the threshold. Neither peer verifies its candidates."
     )
     return Result("dedup", tables, values, versions(("numpy", "pyarrow")) | peers.versions("text-dedup", "datatrove"))
 
@@ -104,11 +103,14 @@ def _measure(made: Corpus, lang: str) -> tuple[dict[str, float], dict[str, set[i
             folder.mkdir()
             path = peers.write_texts(folder / "texts.jsonl", made.documents)
             running[name] = stack.enter_context(peers.Peer(task, path, **options))
-        contestants = {OURS_WHOLE: lambda: _filter(ours), **{name: peer.measure for name, peer in running.items()}}
-        _filter(ours)  # imports
+        contestants = {
+            OURS_WHOLE: lambda: ours.rerun("filter"),
+            **{name: peer.measure for name, peer in running.items()},
+        }
+        ours.rerun("filter")  # imports
         seconds = interleaved(contestants, REPEATS)
         with sampling.sampled(sampling.module) as spent:
-            _filter(ours)
+            ours.rerun("filter")
         share = 1 - sum(spent[f"filter.{name}"] for name in RULES) / spent.total()
         kept = {OURS_WHOLE: _kept(ours)} | {name: set(map(int, peer.value)) for name, peer in running.items()}
         return seconds, kept, share
@@ -132,11 +134,6 @@ def _project(folder: Path, made: Corpus, lang: str) -> Project:
     project.run("sources")
     project.run("ingest")
     return project
-
-
-def _filter(project: Project) -> float:
-    shutil.rmtree(project.folder / "data" / "filter", ignore_errors=True)
-    return project.run("filter")
 
 
 def judge(made: Corpus, kept: set[int], similar: Mapping[int, float]) -> dict[str, Any]:
