@@ -90,7 +90,7 @@ def judge(table: pa.Table, params: FilterParams, reference: Reference) -> Judgem
     languages = language.row_languages(texts, counts, given, params.languages, params.language_confidence)
     verdict.drop(language.refused(languages, params.languages), "language", languages)
     rules.judge_length(texts, tasks, languages, params, verdict)
-    rules.judge_heuristics(texts, counts, tasks, params, verdict)
+    rules.judge_heuristics(texts, counts, tasks, languages, params, verdict)
     rules.judge_pairs(texts, tasks, params, verdict)
 
     among = _texts_of(texts, verdict.kept)

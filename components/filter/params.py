@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -12,7 +12,13 @@ DEFAULT = "default"
 
 
 def _for_all_languages(value: Any) -> Any:
-    return {DEFAULT: value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {DEFAULT: value}
+    if not isinstance(value, dict):
+        raise ValueError("should be a valid number, or one for each language: {default: …, zh: …}")
+    if DEFAULT not in value:
+        raise ValueError(f"needs a value for {DEFAULT}, used where a language has none of its own")
+    return value
 
 
 def _no_classifier_yet(value: Any) -> Any:
@@ -23,7 +29,11 @@ def _no_classifier_yet(value: Any) -> Any:
 
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
-ByLanguage = Annotated[dict[str, int], BeforeValidator(_for_all_languages)]
+LanguageOrDefault = Annotated[str, Field(pattern=r"^(default|[a-z]{2,3})$")]
+Characters = Annotated[int, Field(ge=1)]
+CharactersByLanguage = Annotated[dict[LanguageOrDefault, Characters], BeforeValidator(_for_all_languages)]
+ShareByLanguage = Annotated[dict[LanguageOrDefault, Share], BeforeValidator(_for_all_languages)]
+Task = Literal["retri_contrast", "cosent", "cls_contrast"]
 NoClassifiers = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_no_classifier_yet)]
 
 
@@ -58,6 +68,10 @@ class ContaminationParams(Section):
         return self
 
 
+def _share(default: float, description: str) -> Any:
+    return Field(default_factory=lambda: {DEFAULT: default}, description=description)
+
+
 class FilterParams(Section):
     """Which rows may be trained on. Thresholds by language fall back to `default`; a plain number is the default."""
 
@@ -68,28 +82,37 @@ class FilterParams(Section):
     language_confidence: Share = Field(
         default=0.7, description="Score of the detector from which a text counts as one of another language."
     )
-    min_characters: ByLanguage = Field(
+    min_characters: CharactersByLanguage = Field(
         default_factory=lambda: {DEFAULT: 3, "zh": 2}, description="Characters of each side, at least."
     )
-    max_query_characters: ByLanguage = Field(
+    max_query_characters: CharactersByLanguage = Field(
         default_factory=lambda: {DEFAULT: 1000, "zh": 400}, description="Characters of a retrieval query, at most."
     )
-    max_characters: ByLanguage = Field(
+    max_characters: CharactersByLanguage = Field(
         default_factory=lambda: {DEFAULT: 20000, "zh": 10000}, description="Characters of any other text, at most."
     )
-    max_symbol_share: Share = Field(default=0.5, description="Share of characters that are no letter, digit or space.")
-    max_digit_share: Share = Field(default=0.5, description="Share of characters that are digits.")
-    min_distinct_share: Share = Field(
-        default=0.2, description="Distinct 5-grams over all 5-grams; judged from 100 characters on."
+    max_symbol_share: ShareByLanguage = _share(0.5, "Share of characters that are no letter, digit or space.")
+    max_digit_share: ShareByLanguage = _share(0.5, "Share of characters that are digits.")
+    min_distinct_share: ShareByLanguage = _share(
+        0.2, "Distinct 5-grams over all 5-grams; judged from 100 characters on."
     )
-    max_url_share: Share = Field(default=0.5, description="Share of characters inside web addresses.")
-    max_mojibake_share: Share = Field(
-        default=0.02, description="Share of characters from text decoded with a wrong encoding."
+    max_repeated_share: ShareByLanguage = _share(
+        0.4, "Share of characters in lines and sentences that stand earlier in the text; judged from 100 characters on."
     )
-    max_length_ratio: float = Field(
-        default=100,
-        ge=1,
-        description="Longer over shorter side of a cosent pair; sides below 10 characters count as 10.",
+    max_url_share: ShareByLanguage = _share(0.5, "Share of characters inside web addresses.")
+    max_boilerplate_share: ShareByLanguage = _share(
+        0.5, "Share of characters in notices, buttons and navigation; judged from 20 characters on."
+    )
+    max_mojibake_share: ShareByLanguage = _share(
+        0.01, "Share of characters that come from decoding with a wrong encoding."
+    )
+    max_contained_share: dict[Task, Share] = Field(
+        default={"retri_contrast": 0.8},
+        description="By task: a side inside the other is at most this share of it; tasks without a value allow all.",
+    )
+    max_length_ratio: dict[Task, Annotated[float, Field(ge=1)]] = Field(
+        default={"cosent": 100},
+        description="By task: longer over shorter side (below 10 characters counts as 10); without a value allow all.",
     )
     safety: NoClassifiers = Field(default=(), description="Safety classifiers, in order; none available yet.")
     quality: NoClassifiers = Field(default=(), description="Quality classifiers, in order; none available yet.")
@@ -104,14 +127,3 @@ class FilterParams(Section):
     contamination: ContaminationParams = Field(
         default_factory=lambda: ContaminationParams(), description="Texts of evaluate.suite in training rows."
     )
-
-    @model_validator(mode="after")
-    def _defaults_are_given(self) -> FilterParams:
-        for name in ("min_characters", "max_query_characters", "max_characters"):
-            limits = getattr(self, name)
-            if DEFAULT not in limits:
-                raise ValueError(f"{name} needs a value for {DEFAULT}, used where a language has none of its own")
-            for language, limit in sorted(limits.items()):
-                if limit < 1:
-                    raise ValueError(f"{name}.{language} must be at least 1")
-        return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,12 @@ class ShardTexts:
             negative_row=pc.list_parent_indices(lists).to_numpy().astype(np.int64),
         )
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Characters of each text, int64 [T]."""
         return np.fromiter(map(len, self.texts), np.int64, len(self.texts))
+
+    @cached_property
+    def key_lengths(self) -> NDArray[np.int64]:
+        """Characters of each key, int64 [T]."""
+        return np.fromiter(map(len, self.keys), np.int64, len(self.keys))

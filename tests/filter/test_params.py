@@ -23,8 +23,13 @@ def parse(**values: Any) -> FilterParams:
         ({"quality": [{"model": "edu"}]}, "params.yaml: filter.quality: classifiers are not available yet"),
         ({"languages": ["English"]}, "filter.languages.0: "),
         ({"languages": "en"}, "filter.languages: "),
-        ({"min_characters": {"zh": 2}}, "min_characters needs a value for default"),
-        ({"max_characters": {"default": 0}}, "max_characters.default must be at least 1"),
+        ({"min_characters": {"zh": 2}}, "filter.min_characters: needs a value for default"),
+        ({"max_characters": {"default": 0}}, "filter.max_characters.default: should be greater than or equal to 1"),
+        ({"max_url_share": {"zh": 0.3}}, "filter.max_url_share: needs a value for default"),
+        ({"max_url_share": {"default": 0.5, "chinese": 0.3}}, "filter.max_url_share.chinese"),
+        ({"max_symbol_share": 50}, "filter.max_symbol_share.default: should be less than or equal to 1, found 50"),
+        ({"max_length_ratio": {"cosine": 9}}, "filter.max_length_ratio.cosine"),
+        ({"max_contained_share": 0.8}, "filter.max_contained_share: should be a valid dictionary, found 0.8"),
         ({"near_duplicates": {"threshold": 1.5}}, "filter.near_duplicates.threshold: "),
         ({"near_duplicates": {"treshold": 0.9}}, "did you mean threshold?"),
         ({"contamination": {"exact": False, "near": 0.8}}, "near finds equal texts too"),
@@ -38,4 +43,5 @@ def test_a_wrong_parameter_is_named(values: dict[str, Any], message: str) -> Non
 
 def test_a_number_holds_for_all_languages() -> None:
     assert parse(min_characters=5).min_characters == {"default": 5}
+    assert parse(max_digit_share=0.3).max_digit_share == {"default": 0.3}
     assert parse(safety=[], quality=None or []).safety == ()

@@ -66,14 +66,124 @@ def test_good_rows_pass(row: dict[str, Any]) -> None:
         (retrieval(passage="Itâ€™s broken: cafÃ© and naÃ¯ve, all of it."), "mojibake"),
         (retrieval(passage="锟斤拷锟斤拷烫烫烫 以及一些别的中文字符在后面"), "mojibake"),
         (retrieval(query=PASSAGE.upper(), passage=PASSAGE), "identical_sides"),
+        (retrieval(passage=f"{PASSAGE} {PASSAGE}"), "repetition"),
         (
-            cosent("短句子", "".join(map(chr, range(0x4E00, 0x5200)))),
-            "unequal_sides",
+            retrieval(passage="© 2019 Example Media Ltd. All rights reserved.\nRead more | Share | Contact us"),
+            "boilerplate",
         ),
+        (
+            retrieval(passage="We use cookies to give you the best experience. Accept all cookies | Settings"),
+            "boilerplate",
+        ),
+        (
+            retrieval(passage="责任编辑：王小明\n上一篇：没有了\n版权所有 未经许可不得转载\n关于我们 | 联系我们"),
+            "boilerplate",
+        ),
+        (retrieval(query=PASSAGE[:-3], passage=PASSAGE), "contained"),
+        (retrieval(query="怎么开通花唄", passage="怎么开通花呗呢?"), ""),
+        (retrieval(query="怎么開通花唄", passage="怎么开通花呗?"), "contained"),
+        (cosent("短句子", "".join(map(chr, range(0x4E00, 0x5200)))), "unequal_sides"),
     ],
 )
 def test_bad_rows_are_dropped_for_their_reason(row: dict[str, Any], expected: str) -> None:
     assert reason(row) == expected
+
+
+@pytest.mark.parametrize(
+    "passage",
+    [
+        "How do I read more books? Subscribe to a library, says the librarian, and log in to its catalogue at home.",
+        "The cookie policy of a browser says which sites may set cookies; a site without them forgets who you are.",
+        "著作权归作者所有，他人转载应当得到同意；这是法律对版权的保护，也是对作者劳动的尊重。",
+        "点击鼠标右键，选择属性，然后在弹出的窗口中关闭自动更新，重新启动电脑以后就可以了。",
+        "Copyright law gives the author of a text the right to say who may copy it, for some seventy years.",
+    ],
+)
+def test_text_about_the_words_of_boilerplate_stays(passage: str) -> None:
+    assert reason(retrieval(passage=passage)) == ""
+
+
+def test_one_notice_at_the_end_of_an_article_stays() -> None:
+    assert reason(retrieval(passage=f"{PASSAGE} It closes the file afterwards.\n© 2019 Example Media Ltd.")) == ""
+
+
+CHINESE = ["花呗的账单日是每月的哪一天？", "打开支付宝，点击花呗，选择还款，然后输入密码。", "信用卡怎么还款"]
+ENGLISH = ["“Don’t panic,” she said — it’s only café talk.", "Müller’s “naïve” résumé: no façade, no cliché."]
+
+
+@pytest.mark.parametrize("text", CHINESE)
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("utf-8", "gbk"), ("utf-8", "latin-1"), ("utf-8", "cp1252"), ("gbk", "utf-8"), ("gbk", "latin-1")],
+)
+def test_chinese_read_with_a_wrong_encoding_is_found(text: str, written: str, read: str) -> None:
+    broken = text.encode(written).decode(read, "replace")
+    assert reason(retrieval(passage=broken)) == "mojibake"
+    if read != "utf-8":
+        twice = broken.encode().decode(read, "replace")
+        assert reason(retrieval(passage=twice)) == "mojibake"
+
+
+@pytest.mark.parametrize("text", ENGLISH)
+@pytest.mark.parametrize("read", ["cp1252", "latin-1"])
+def test_english_read_with_a_wrong_encoding_is_found(text: str, read: str) -> None:
+    assert reason(retrieval(passage=text.encode().decode(read, "replace"))) == "mojibake"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *CHINESE,
+        *ENGLISH,
+        "«Il a mangé», répondit-elle; «c’est la liberté», ajouta l’élève. Été à Noël, où ça?",
+        "São João não é só uma canção: Às três, ângulo «ê», avô e avó.",
+        "Þæð er ölið — 25 °C, ½ Liter, §§ 12–14, £5·€6·¥7 ±2 ×3 ÷4 “quoted”…",
+        "憂鬱的臺灣烏龜，尋釁幾番，纔喫了鱉鏡閱錚。",
+        "涓涓細流，鏗鏘有力，浜鉄道的広告，琴瑟和鸣，饕餮盛宴，魑魅魍魉。",
+        "Đây là một câu tiếng Việt được viết đúng, với đủ dấu: ầ ẫ ậ ấ.",
+        "これは正しい日本語の文章です。ﾊﾝｶｸｶﾅも混ざっています。",
+    ],
+)
+def test_rightly_decoded_text_is_no_mojibake(text: str) -> None:
+    assert reason(retrieval(passage=text)) == ""
+
+
+def test_a_title_may_stand_in_its_abstract() -> None:
+    title = "具有无穷时滞的随机模糊微分方程"
+    assert reason(retrieval(title, f"在弱线性增长条件下，我们证明了{title}强解的存在唯一性。")) == ""
+    assert reason(retrieval(title, f"论{title}的解"), max_contained_share={"retri_contrast": 0.5}) == "contained"
+    assert reason(cosent(title, f"论{title}")) == ""
+    assert reason(cosent(title, f"论{title}"), max_contained_share={"cosent": 0.5}) == "contained"
+
+
+def test_a_length_ratio_holds_for_the_tasks_that_have_one() -> None:
+    pair = retrieval("read it", PASSAGE)
+    assert reason(pair) == ""
+    assert reason(pair, max_length_ratio={"retri_contrast": 5}) == "unequal_sides"
+    assert reason(cosent("read it", PASSAGE), max_length_ratio={"retri_contrast": 5}) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "passage", "strict", "expected"),
+    [
+        ("max_symbol_share", "很多……符号！！！在这里？？？还有字啊啊啊", 0.3, "symbols"),
+        ("max_digit_share", "电话13800138000转8001，房间号是2046", 0.3, "digits"),
+        ("max_url_share", "网址 https://example.org/a/b 在这里，请打开看", 0.3, "urls"),
+        ("max_boilerplate_share", "版权所有 侵权必究\n这里是正文，讲了一些别的事情，很长很长", 0.1, "boilerplate"),
+        (
+            "max_mojibake_share",
+            "这里缺了一个\ufffd字，别的都是对的，所以可以留下来，因为这句话很长很长，比一百个字还要长一些呢" * 3,
+            0,
+            "mojibake",
+        ),
+    ],
+)
+def test_every_share_can_differ_by_language(name: str, passage: str, strict: float, expected: str) -> None:
+    loose = {name: 1.0, "max_repeated_share": 1.0}
+    pair = retrieval("这是一个用中文写的问题，它有很多个汉字", passage)
+    assert reason(pair, **loose) == ""
+    assert reason(pair, **{**loose, name: {"default": 1.0, "zh": strict}}) == expected
+    assert reason(pair, **{**loose, name: {"default": strict, "zh": 1.0}}) == ""
 
 
 def test_identical_sides_are_a_fair_cosent_pair() -> None:
