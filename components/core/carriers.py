@@ -1,35 +1,29 @@
-"""Rows of files, whatever carries them: JSON lines, CSV, TSV or Parquet, plain or compressed, on disk or in S3.
+"""Rows of files, whatever carries them: the formats, how suffixes name them, and one way to read them all.
 
-One reader a format; each yields (row number, row) with numbers from 0, a row being a dict by column, or a Fault if that
-row alone is broken. A file that is broken as a whole (truncated, corrupt) raises InputError.
+Rows are JSON lines, CSV, TSV, Parquet, Arrow, or pages of HTML; text may be compressed; files lie on disk or remote.
+Each reader yields (row number, row), a row being a dict by column, or a Fault if it is broken: one row by itself, or
+one that stands for all that a damaged file does not give. Memory holds a batch of rows, never a file.
 """
 
 from __future__ import annotations
 
-import bz2
-import csv
-import gzip
 import io
-import json
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count, islice
 from typing import Any, BinaryIO, NamedTuple, cast
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from components.core import storage
 from components.core.errors import InputError
-from components.core.zstd import ZstdReader
 
-FORMATS = ("jsonl", "csv", "tsv", "parquet")
+FORMATS = ("jsonl", "csv", "tsv", "parquet", "arrow", "warc", "html")
 COMPRESSIONS = ("gz", "zst", "bz2")
-BATCH_ROWS = 4096
-# Texts can be long; the csv module's own limit is 128 KiB.
-CELL_CHARACTERS = 1 << 27
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Other suffixes that name a format.
+ALIASES = {"ndjson": "jsonl", "json": "jsonl", "feather": "arrow", "htm": "html"}
+# Formats with a compression of their own inside.
+PACKED_FORMATS = ("parquet", "arrow")
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+# A Parquet file this much smaller than a part is not cut, so that planning need not read its footer.
+PARQUET_RATIO = 4
 
 
 class Carrier(NamedTuple):
@@ -43,9 +37,15 @@ def carrier_of(uri: str) -> Carrier | None:
     """The carrier that a file's suffixes name, or None for a file that rows cannot be read from."""
     suffixes = uri.lower().rpartition("/")[2].split(".")[1:]
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else None
-    if not suffixes or suffixes[-1] not in FORMATS or (suffixes[-1] == "parquet" and compression):
+    form = ALIASES.get(suffixes[-1], suffixes[-1]) if suffixes else None
+    if form not in FORMATS or (form in PACKED_FORMATS and compression):
         return None
-    return Carrier(suffixes[-1], compression)
+    return Carrier(form, compression)
+
+
+def may_be_metadata(uri: str) -> bool:
+    """Whether a file is taken for rows only where no other file is: `.json` beside data describes them."""
+    return uri.lower().rpartition("/")[2].endswith(".json")
 
 
 class Fault(NamedTuple):
@@ -61,169 +61,132 @@ class Fault(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Consecutive rows of a file; `rows` None is all that follow, `byte` is where plain JSON lines are entered."""
+    """A part of a file: bytes of plain JSON lines (the lines that start there), row groups of Parquet, else all."""
 
-    first: int = 0
-    rows: int | None = None
-    byte: int = 0
+    start: int = 0
+    stop: int | None = None
 
 
 Row = tuple[int, dict[str, Any] | Fault]
 
 
-def read_rows(uri: str, carrier: Carrier, span: Span, columns: Sequence[str] | None) -> Iterator[Row]:
-    """Yield the rows of a span. Of Parquet only `columns` are read, as far as they are there (None: all of them).
+def read_rows(uri: str, carrier: Carrier, span: Span, columns: Sequence[str] | None, skip: int = 0) -> Iterator[Row]:
+    """Yield the rows of a span, numbered from its start, without the first `skip`, which are not parsed.
 
-    Memory holds a batch.
-
-    Raises InputError, naming the file and the row before, if the file cannot be read on.
+    Of Parquet and Arrow only `columns` are read, as far as they are there (None: all). What is damaged is a Fault:
+    `truncated` or `corrupt` for the rest of a file, `corrupt` for each row of a Parquet row group. Raises InputError
+    for a file that is not there or a disk or network that fails.
     """
-    last = None
-    with (
-        _file_errors(uri, carrier, lambda: "" if last is None else f" after row {last}"),
-        storage.open_read(uri) as file,
-    ):
-        if carrier.format == "jsonl":
-            rows = _json_rows(file, carrier, span)
-        elif carrier.format == "parquet":
-            rows = _parquet_rows(file, span, columns)
+    with _system_errors(uri), storage.open_read(uri) as file:
+        if carrier.format == "parquet":
+            from components.core.columnar import read_parquet
+
+            yield from read_parquet(file, span, columns, skip)
+        elif carrier.format == "arrow":
+            from components.core.columnar import read_arrow
+
+            yield from read_arrow(file, columns, skip)
         else:
-            rows = _delimited_rows(file, carrier, span)
-        for row in rows:
-            last = row[0]
-            yield row
+            stream, damage = _unpack(file, carrier)
+            yield from _text_rows(uri, carrier, stream, span, skip, damage)
+
+
+def read_good_rows(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) of a file whose every row is needed; the place is `file:line`, or `file: row N` of no text.
+
+    Raises InputError for a broken row, naming its place, and for a file of a kind that rows cannot be read from.
+    """
+    carrier = carrier_of(uri)
+    if carrier is None:
+        raise InputError(f"{uri}: expected a file of rows: {', '.join(f'.{each}' for each in FORMATS)}")
+    for number, row in read_rows(uri, carrier, Span(), None):
+        # a line of CSV is a record, so that a cell of several lines counts as one
+        line = {"jsonl": number + 1, "csv": number + 2, "tsv": number + 2}.get(carrier.format)
+        place = f"{uri}: row {number}" if line is None else f"{uri}:{line}"
+        if isinstance(row, Fault):
+            raise InputError(f"{place}: {row.detail}")
+        yield place, row
+
+
+def read_good_cells(uri: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield (`file:line`, cells) of the lines of a TSV file that are not empty, whether or not it has a header.
+
+    Raises InputError for a line that cannot be read.
+    """
+    from components.core.delimited import read_cells
+
+    carrier = carrier_of(uri) or Carrier("tsv", None)
+    with _system_errors(uri), storage.open_read(uri) as file:
+        stream, damage = _unpack(file, carrier)
+        for number, cells in enumerate(read_cells(stream, "\t", damage), 1):
+            if isinstance(cells, Fault):
+                raise InputError(f"{uri}:{number}: {cells.detail}")
+            if not is_text("".join(cells)):
+                raise InputError(f"{uri}:{number}: not UTF-8")
+            if cells:
+                yield f"{uri}:{number}", cells
 
 
 def column_names(uri: str, carrier: Carrier) -> list[str] | None:
-    """The columns that the header or schema names; None where each row names its own (JSON lines).
-
-    Raises InputError for a file that cannot be read.
-    """
-    if carrier.format == "jsonl":
-        return None
-    with _file_errors(uri, carrier), storage.open_read(uri) as file:
+    """The columns that the header or schema names; None where there is none, or none that can be read."""
+    with _system_errors(uri), storage.open_read(uri) as file:
         if carrier.format == "parquet":
-            return list(pq.ParquetFile(file).schema_arrow.names)
-        return next(_cells(file, carrier), [])
+            from components.core.columnar import parquet_columns
+
+            return parquet_columns(file)
+        if carrier.format == "arrow":
+            from components.core.columnar import arrow_columns
+
+            return arrow_columns(file)
+        if carrier.format in DELIMITERS:
+            from components.core.delimited import read_cells
+
+            stream, damage = _unpack(file, carrier)
+            header = next(read_cells(stream, DELIMITERS[carrier.format], damage), None)
+            return header if isinstance(header, list) else None
+        return None
 
 
-def split_rows(uri: str, carrier: Carrier, rows: int) -> list[Span]:
-    """Spans of at most `rows` rows that cover a file. Reads it from end to end, of Parquet the footer alone."""
-    with _file_errors(uri, carrier), storage.open_read(uri) as file:
-        if carrier == Carrier("jsonl", None):
-            return [Span(number * rows, rows, byte) for number, byte in enumerate(_line_starts(file, rows))]
-        if carrier.format == "jsonl":
-            total = sum(1 for _ in _unpacked(file, carrier))
-        elif carrier.format == "parquet":
-            total = pq.ParquetFile(file).metadata.num_rows
-        else:
-            total = sum(1 for _ in _cells(file, carrier)) - 1  # the header
-    return [Span(first, min(rows, total - first)) for first in range(0, total, rows)]
+def split_file(uri: str, carrier: Carrier, size: int, columns: Sequence[str] | None, part_bytes: int) -> list[Span]:
+    """Spans of about `part_bytes` of text each that cover a file of `size` bytes; reads its first bytes or its footer.
 
-
-def _json_rows(file: BinaryIO, carrier: Carrier, span: Span) -> Iterator[Row]:
-    file.seek(span.byte)
-    skip = 0 if span.byte else span.first
-    lines = islice(_unpacked(file, carrier), skip, None if span.rows is None else skip + span.rows)
-    for number, line in enumerate(lines, span.first):
-        if not line.isspace():
-            yield number, _json_object(line.removeprefix(BYTE_ORDER_MARK) if number == 0 else line)
-
-
-def _json_object(line: bytes) -> dict[str, Any] | Fault:
-    raw = line.decode("utf-8", "replace").rstrip()
-    try:
-        value = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return Fault("invalid_utf8", f"byte {error.start} of the line is not UTF-8", raw)
-    except (ValueError, RecursionError) as error:
-        return Fault("not_json", f"not a JSON object: {error}", raw)
-    if not isinstance(value, dict):
-        return Fault("not_object", f"a JSON {type(value).__name__}, expected an object with columns as keys", raw)
-    return value
-
-
-def _delimited_rows(file: BinaryIO, carrier: Carrier, span: Span) -> Iterator[Row]:
-    cells_of_rows = _cells(file, carrier)
-    header = next(cells_of_rows, [])
-    stop = None if span.rows is None else span.first + span.rows
-    for number, cells in enumerate(islice(cells_of_rows, span.first, stop), span.first):
-        if not cells:
-            continue  # an empty line
-        raw = "\t".join(cells)
-        if not is_text(raw):
-            yield (
-                number,
-                Fault("invalid_utf8", "not UTF-8", raw.encode("utf-8", "surrogateescape").decode("utf-8", "replace")),
-            )
-        elif len(cells) != len(header):
-            yield number, Fault("wrong_cells", f"{len(cells)} cells, the header has {len(header)}", raw)
-        else:
-            yield number, dict(zip(header, cells, strict=True))
-
-
-def _cells(file: BinaryIO, carrier: Carrier) -> Iterator[list[str]]:
-    """Records of CSV, quoted as RFC 4180 says, or of TSV, where a quotation mark is a character like any other.
-
-    Strict, because a quotation mark that is never closed would swallow the rest of the file as one cell.
+    Only plain JSON lines and Parquet can be entered in the middle; any other file is one span.
     """
-    csv.field_size_limit(CELL_CHARACTERS)
-    text = io.TextIOWrapper(_unpacked(file, carrier), "utf-8-sig", "surrogateescape", newline="")
-    if carrier.format == "tsv":
-        return csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
-    return csv.reader(text, strict=True)
+    if carrier == Carrier("jsonl", None) and size > part_bytes:
+        from components.core.lines import is_array
+
+        with _system_errors(uri), storage.open_read(uri) as file:
+            if is_array(file):
+                return [Span()]
+        starts = range(0, size, part_bytes)
+        return [Span(start, start + part_bytes) for start in starts[:-1]] + [Span(starts[-1])]
+    if carrier.format == "parquet" and size > part_bytes // PARQUET_RATIO:
+        from components.core.columnar import parquet_spans
+
+        with _system_errors(uri), storage.open_read(uri) as file:
+            return parquet_spans(file, columns, part_bytes)
+    return [Span()]
 
 
-def _parquet_rows(file: BinaryIO, span: Span, columns: Sequence[str] | None) -> Iterator[Row]:
-    reader = pq.ParquetFile(file)
-    there = [name for name in reader.schema_arrow.names if columns is None or name in columns]
-    stop = reader.metadata.num_rows if span.rows is None else span.first + span.rows
-    groups, begin, number = [], 0, None
-    for group in range(reader.metadata.num_row_groups):
-        end = begin + reader.metadata.row_group(group).num_rows
-        if begin < stop and end > span.first:
-            groups.append(group)
-            number = begin if number is None else number
-        begin = end
-    numbers = count(number or 0)
-    for batch in reader.iter_batches(BATCH_ROWS, row_groups=groups, columns=there, use_threads=False):
-        for row, index in zip(_batch_rows(batch), numbers, strict=False):
-            if span.first <= index < stop:
-                yield index, row
+class RowCounter:
+    """The number of the first row of a span of one file. Counts line feeds, going on from the span asked for last."""
 
+    def __init__(self, uri: str, carrier: Carrier) -> None:
+        from components.core.lines import LineCounter
 
-def _batch_rows(batch: pa.RecordBatch) -> list[dict[str, Any] | Fault]:
-    try:
-        return cast("list[dict[str, Any] | Fault]", batch.to_pylist())
-    except UnicodeDecodeError:
-        return [_batch_row(batch.slice(index, 1)) for index in range(len(batch))]
+        self._uri, self._carrier = uri, carrier
+        self._lines = LineCounter()
 
+    def before(self, span: Span) -> int:
+        """How many rows of the file come before the span. Raises InputError if the file cannot be read."""
+        if not span.start:
+            return 0
+        with _system_errors(self._uri), storage.open_read(self._uri) as file:
+            if self._carrier.format == "parquet":
+                from components.core.columnar import rows_before_group
 
-def _batch_row(row: pa.RecordBatch) -> dict[str, Any] | Fault:
-    try:
-        return cast("dict[str, Any]", row.to_pylist()[0])
-    except UnicodeDecodeError as error:
-        return Fault("invalid_utf8", "not UTF-8", error.object.decode("utf-8", "replace"))
-
-
-def _unpacked(file: BinaryIO, carrier: Carrier) -> BinaryIO:
-    return _UNPACK[carrier.compression](file) if carrier.compression else file
-
-
-_UNPACK: Mapping[str, Callable[[BinaryIO], BinaryIO]] = {
-    "gz": lambda file: cast(BinaryIO, gzip.GzipFile(fileobj=file)),
-    "bz2": lambda file: cast(BinaryIO, bz2.BZ2File(file)),
-    "zst": lambda file: cast(BinaryIO, io.BufferedReader(ZstdReader(file), 1 << 17)),
-}
-
-
-def _line_starts(file: BinaryIO, rows: int) -> Iterator[int]:
-    """The byte at which each `rows`-th line begins."""
-    byte = 0
-    for number, line in enumerate(file):
-        if number % rows == 0:
-            yield byte
-        byte += len(line)
+                return rows_before_group(file, span.start)
+            return self._lines.before(file, span.start)
 
 
 def is_text(value: str) -> bool:
@@ -235,13 +198,40 @@ def is_text(value: str) -> bool:
     return True
 
 
+def _text_rows(
+    uri: str, carrier: Carrier, stream: BinaryIO, span: Span, skip: int, damage: Callable[[], Fault | None]
+) -> Iterator[Row]:
+    if carrier.format == "jsonl":
+        from components.core.lines import read_json_lines
+
+        return read_json_lines(stream, span.start, span.stop, skip, damage)
+    if carrier.format == "warc":
+        from components.core.pages import read_warc
+
+        return read_warc(stream, skip, damage)
+    if carrier.format == "html":
+        from components.core.pages import read_html
+
+        return read_html(stream, uri, skip, damage)
+    from components.core.delimited import read_delimited
+
+    return read_delimited(stream, DELIMITERS[carrier.format], skip, damage)
+
+
+def _unpack(file: BinaryIO, carrier: Carrier) -> tuple[BinaryIO, Callable[[], Fault | None]]:
+    """The content as a stream, and what tells at its end whether there should be more."""
+    if carrier.compression is None:
+        return file, lambda: None
+    from components.core.packed import Unpacked
+
+    unpacked = Unpacked(file, carrier.compression)
+    stream = cast(BinaryIO, io.BufferedReader(unpacked, 1 << 17))
+    return stream, lambda: Fault(unpacked.damage, unpacked.detail, "") if unpacked.damage else None
+
+
 @contextmanager
-def _file_errors(uri: str, carrier: Carrier, where: Callable[[], str] = lambda: "") -> Iterator[None]:
+def _system_errors(uri: str) -> Iterator[None]:
     try:
         yield
-    except EOFError:
-        raise InputError(f"{uri}: truncated{where()}: the .{carrier.compression} data ends too early") from None
-    except (OSError, zlib.error, csv.Error, pa.ArrowException) as error:
-        kind = ".".join(part for part in carrier if part)
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{uri}: not a readable .{kind} file{where()} ({reason})") from None
+    except OSError as error:
+        raise InputError(f"{uri}: {error.strerror or error}") from None

@@ -121,9 +121,10 @@ class Dataset:
         schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
         return pa.concat_tables([schema.empty_table(), *(self.read_shard(shard, columns) for shard in self.shards)])
 
-    def read_rejected(self) -> pa.Table:
-        """All rejected rows, shard by shard in order."""
-        tables = [_read_table(_rejected_uri(self.uri, shard.name), shard.rejected_sha256) for shard in self.shards]
+    def read_rejected(self, shards: Sequence[Shard] | None = None) -> pa.Table:
+        """All rejected rows, or those of some shards, shard by shard in order."""
+        listed = self.shards if shards is None else shards
+        tables = [_read_table(_rejected_uri(self.uri, shard.name), shard.rejected_sha256) for shard in listed]
         return pa.concat_tables([REJECTED_SCHEMA.empty_table(), *tables])
 
 

@@ -109,7 +109,7 @@ class IngestParams(Section):
     sources: tuple[SourceParams, ...] = Field(
         default=DEFAULT_SOURCES, min_length=1, description="Where the text comes from."
     )
-    shard_rows: int = Field(default=50_000, ge=1, description="Rows of a shard; larger files are split.")
+    shard_bytes: int = Field(default=64 << 20, ge=1, description="Bytes of text in a shard; bounds memory.")
 
     @model_validator(mode="after")
     def _distinct_names(self) -> IngestParams:

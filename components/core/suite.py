@@ -8,16 +8,16 @@ evaluate measure on them; the suite digest says which measurements may be compar
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from components.core import storage
+from components.core.carriers import COMPRESSIONS, read_good_cells, read_good_rows
 from components.core.errors import InputError, UsageError
 from components.core.fingerprint import canonical_json
-from components.core.rows import read_delimited, read_rows
 from components.core.settings import Section
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 STS_COLUMNS = ("text", "text_pair", "label")
 STS_LAYOUTS = (STS_COLUMNS, ("sentence1", "sentence2", "score"))
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+SUFFIXES = (".jsonl", *(f".jsonl.{each}" for each in COMPRESSIONS), ".parquet")
+QRELS_SUFFIXES = (".tsv", ".parquet")
 
 
 class SuiteParams(Section):
@@ -33,7 +34,7 @@ class SuiteParams(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="Name of the task in every table of scores.")
     type: Literal["heldout", "beir", "sts"] = Field(description="Where the task comes from.")
-    uri: str | None = Field(default=None, description="beir: its folder; sts: a JSONL, CSV or TSV file.")
+    uri: str | None = Field(default=None, description="beir: its folder; sts: a file of rows.")
     split: str = Field(default="test", description="beir: the file qrels/<split>.tsv.")
     source: str | None = Field(default=None, description="heldout: take only the records of this source.")
     columns: dict[Literal["text", "text_pair", "label"], str] = Field(
@@ -215,7 +216,7 @@ def _most_common(langs: Sequence[str | None]) -> str | None:
 
 def _load_beir(entry: SuiteParams) -> RetrievalTask:
     folder = str(entry.uri)
-    corpus = read_rows(_beir_file(entry, "corpus"))
+    corpus = read_good_rows(_beir_file(entry, "corpus"))
     passages: dict[str, int] = {}
     passage_texts: list[str] = []
     for where, row in corpus:
@@ -226,18 +227,11 @@ def _load_beir(entry: SuiteParams) -> RetrievalTask:
         # some collections repeat the title at the head of the text; others keep it apart
         passage_texts.append(text if text.startswith(title) else f"{title} {text}".strip())
     queries: dict[str, str] = {}
-    for where, row in read_rows(_beir_file(entry, "queries")):
+    for where, row in read_good_rows(_beir_file(entry, "queries")):
         queries[_field(row, "_id", where)] = _field(row, "text", where)
     judged: dict[str, dict[int, float]] = {}
     path = _qrels_file(entry)
-    for where, cells in read_delimited(path, "\t"):
-        if where.endswith(":1") and not _is_number(cells[-1]):
-            continue  # header
-        if len(cells) == 4:  # TREC: query, iteration, passage, grade
-            cells = [cells[0], cells[2], cells[3]]
-        if len(cells) != 3 or not _is_number(cells[2]):
-            raise InputError(f"{where}: expected query-id, corpus-id and a numeric score, separated by tabs")
-        query, passage, gain = cells[0], cells[1], float(cells[2])
+    for where, query, passage, gain in _judgements(path):
         if query not in queries:
             raise InputError(f"{where}: no query {query!r} in {folder}/queries.jsonl")
         if passage not in passages:
@@ -256,17 +250,40 @@ def _beir_file(entry: SuiteParams, name: str) -> str:
         if storage.exists(path):
             return path
     layout = "corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
-    raise InputError(f"{entry.uri}: no {name}.jsonl (nor .gz, .zst); a BEIR folder has {layout}")
+    raise InputError(
+        f"{entry.uri}: no {name}.jsonl (nor .gz, .zst, .bz2) nor {name}.parquet; a BEIR folder has {layout}"
+    )
 
 
 def _qrels_file(entry: SuiteParams) -> str:
-    path = storage.join(str(entry.uri), "qrels", f"{entry.split}.tsv")
-    if storage.exists(path):
-        return path
-    files = storage.list_files(storage.join(str(entry.uri), "qrels"))
-    names = [info.uri.rsplit("/", 1)[-1] for info in files]
-    splits = ", ".join(name.removesuffix(".tsv") for name in names if name.endswith(".tsv")) or "none"
+    folder = storage.join(str(entry.uri), "qrels")
+    for suffix in QRELS_SUFFIXES:
+        path = storage.join(folder, entry.split + suffix)
+        if storage.exists(path):
+            return path
+    names = [info.uri.rpartition("/")[2] for info in storage.list_files(folder)]
+    splits = ", ".join(name.rpartition(".")[0] for name in names if name.endswith(QRELS_SUFFIXES)) or "none"
+    path = storage.join(folder, f"{entry.split}.tsv")
     raise InputError(f"{path}: no such file; evaluate.suite: {entry.name}: split can be: {splits}")
+
+
+def _judgements(path: str) -> Iterator[tuple[str, str, str, float]]:
+    """Place, query id, passage id and grade: of TSV with or without a header or in TREC's layout, or of rows."""
+    if not path.endswith(".tsv"):
+        for where, row in read_good_rows(path):
+            gain = _field(row, "score", where) if not isinstance(row.get("score"), float) else str(row["score"])
+            if not _is_number(gain):
+                raise InputError(f"{where}: 'score' must be a number, found {gain!r}")
+            yield where, _field(row, "query-id", where), _field(row, "corpus-id", where), float(gain)
+        return
+    for where, cells in read_good_cells(path):
+        if where.endswith(":1") and not _is_number(cells[-1]):
+            continue  # header
+        if len(cells) == 4:  # TREC: query, iteration, passage, grade
+            cells = [cells[0], cells[2], cells[3]]
+        if len(cells) != 3 or not _is_number(cells[2]):
+            raise InputError(f"{where}: expected query-id, corpus-id and a numeric score, separated by tabs")
+        yield where, cells[0], cells[1], float(cells[2])
 
 
 def _load_sts(entry: SuiteParams) -> StsTask:
@@ -274,7 +291,7 @@ def _load_sts(entry: SuiteParams) -> StsTask:
     right: list[str] = []
     labels: list[float] = []
     names: tuple[str, ...] | None = None
-    for where, row in read_rows(str(entry.uri)):
+    for where, row in read_good_rows(str(entry.uri)):
         if names is None:
             layout = next((layout for layout in STS_LAYOUTS if all(name in row for name in layout)), STS_COLUMNS)
             names = tuple(entry.columns.get(role, name) for role, name in zip(STS_COLUMNS, layout, strict=True))  # type: ignore[call-overload]

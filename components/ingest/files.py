@@ -1,97 +1,178 @@
-"""Sources of files: split into parts of bounded size, each read into records and rejected rows."""
+"""Sources of files: planned as parts by their size, each read as a stream into shards of bounded size."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from functools import lru_cache
 from typing import Any
 
-from components.core.carriers import Carrier, Fault, Span, carrier_of, column_names, read_rows, split_rows
+import pyarrow as pa
+
+from components.core.carriers import Carrier, Fault, RowCounter, Span, carrier_of, column_names, read_rows, split_file
 from components.core.errors import InputError
 from components.core.fingerprint import digest_json
 from components.core.manifest import ShardOutput
-from components.core.records import record_table, rejected_table
-from components.core.sources import ResolvedSource, SourceInput, SourceParams
+from components.core.records import RAW_CHARACTERS, REJECTED_SCHEMA, SCHEMA, record_table, rejected_table
+from components.core.sources import ResolvedSource, SourceParams
 from components.core.textnorm import normalise_key
 from components.ingest.columns import ColumnMap
 from components.ingest.holdout import is_held_out
 
-# Below this size, in bytes, a file is one part and need not be read twice to count its rows.
-WHOLE_BYTES = 16 << 20
-WHOLE_BYTES_PACKED = 4 << 20
+# Smaller files are read several to a part, so that thousands of pages do not become thousands of shards.
+SMALL_BYTES = 1 << 20
+# Rows become Arrow tables in batches of at most this many, or of about so many characters.
+BATCH_ROWS = 1024
+BATCH_CHARACTERS = 4 << 20
+# A position in a part is a piece times this, and a row of the piece.
+PIECE_ROWS = 1 << 40
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A span of one file."""
+
+    uri: str
+    digest: str
+    carrier: Carrier
+    span: Span
 
 
 @dataclass(frozen=True)
 class FilePart:
-    """A span of a file, read for one of the two sides of the holdout."""
+    """A span of a file, or several small files, read for one of the two sides of the holdout."""
 
     source: SourceParams
-    uri: str
-    carrier: Carrier
-    span: Span
+    pieces: tuple[Piece, ...]
     held_out: bool
+    shard_bytes: int
 
 
-def file_parts(source: ResolvedSource, held_out: bool, shard_rows: int) -> list[tuple[str, FilePart]]:
+def file_parts(source: ResolvedSource, held_out: bool, shard_bytes: int) -> list[tuple[str, FilePart]]:
     """The parts of a source, each with the digest of what it depends on.
 
-    Raises InputError for a file that cannot be read or whose header lacks a column.
+    Reads no more than the header of the first file of each format and the footers of large Parquet files. Raises
+    InputError for a header that lacks a column.
     """
-    parts = []
+    columns = ColumnMap(source.params)
+    seen: set[str] = set()
+    parts: list[list[Piece]] = []
+    group_bytes = 0
     for each in source.inputs:
         carrier = carrier_of(each.uri)
         assert carrier is not None, each.uri
-        header = column_names(each.uri, carrier) if each.size else None
-        problem = ColumnMap(source.params).missing(header) if header else None
-        if problem:
-            raise InputError(f"{each.uri}: {problem}")
-        for span in _spans(each, carrier, shard_rows):
-            key = digest_json([source.params.model_dump(mode="json"), each.uri, each.digest, list(span), held_out])
-            parts.append((key, FilePart(source.params, each.uri, carrier, span, held_out)))
-    return parts
+        if each.size and carrier.format not in seen:
+            seen.add(carrier.format)
+            header = column_names(each.uri, carrier)
+            problem = columns.missing(header) if header else None
+            if problem:
+                raise InputError(f"{each.uri}: {problem}")
+        if each.size < SMALL_BYTES:
+            if not group_bytes or group_bytes + each.size > shard_bytes:
+                parts.append([])
+                group_bytes = 0
+            parts[-1].append(Piece(each.uri, each.digest, carrier, Span()))
+            group_bytes += max(each.size, 1)
+        else:
+            group_bytes = 0
+            spans = split_file(each.uri, carrier, each.size, columns.wanted, shard_bytes)
+            parts += [[Piece(each.uri, each.digest, carrier, span)] for span in spans]
+    common = digest_json([source.params.model_dump(mode="json"), held_out, shard_bytes])
+    return [
+        (digest_json([common, *map(astuple, part)]), FilePart(source.params, tuple(part), held_out, shard_bytes))
+        for part in parts
+    ]
 
 
-def file_shard(part: FilePart) -> ShardOutput:
-    """Read a part. A row belongs to the side that its text hashes to; one that cannot be read to the training side.
+def file_shards(part: FilePart, position: int) -> Iterator[ShardOutput]:
+    """Read a part from `position` on, as shards of about `shard_bytes` of text; at least one of a part never read.
 
-    A row with several positive passages counts as that many.
+    A position is the index of a piece and, in the low bits, of its next row. A row belongs to the side of the holdout
+    that its text hashes to; one that cannot be read or is not wanted to the training side. A row with several positive
+    passages counts as that many.
     """
-    columns = ColumnMap(part.source)
-    kept: list[dict[str, Any]] = []
-    rejected: list[dict[str, Any]] = []
-    for number, row in read_rows(part.uri, part.carrier, part.span, columns.wanted):
-        if not isinstance(row, Fault) and not columns.selects(row):
-            if not part.held_out:
-                rejected.append(
-                    {
-                        "kind": "dropped",
-                        "reason": "where",
-                        "detail": f"{part.uri}: does not meet the source's 'where'",
-                        "source": part.source.title,
-                        "offset": number,
-                    }
-                )
-            continue
-        records = row if isinstance(row, Fault) else columns.records(row)
-        if not isinstance(records, Fault):
-            if is_held_out(normalise_key(records[0]["text"]), part.source.holdout) == part.held_out:
-                kept += records
-        elif not part.held_out:
-            rejected.append(
-                {
-                    "kind": records.kind,
-                    "reason": records.reason,
-                    "detail": f"{part.uri}: {records.detail}",
-                    "source": part.source.title,
-                    "offset": number,
-                    "record": records.raw,
-                }
-            )
-    rows = len(kept) + len(rejected)
-    return ShardOutput(record_table(kept), rejected_table(rejected), {part.source.title: rows} if rows else {})
+    shard, first = _Shard(part), not position
+    done, skip = divmod(position, PIECE_ROWS)
+    for index, piece in enumerate(part.pieces[done:], done):
+        for number, row in read_rows(piece.uri, piece.carrier, piece.span, shard.columns.wanted, skip):
+            shard.add(piece, number, row)
+            if shard.bytes >= part.shard_bytes:
+                yield shard.output(index * PIECE_ROWS + number + 1)
+                shard, first = _Shard(part), False
+        skip = 0
+    last = shard.output(len(part.pieces) * PIECE_ROWS)
+    if last.rows_in or first:
+        yield last
 
 
-def _spans(each: SourceInput, carrier: Carrier, shard_rows: int) -> list[Span]:
-    packed = carrier.compression is not None or carrier.format == "parquet"
-    if each.size <= (WHOLE_BYTES_PACKED if packed else WHOLE_BYTES):
-        return [Span()]
-    return split_rows(each.uri, carrier, shard_rows)
+class _Shard:
+    """Rows on their way to one output: a batch as Python objects, all before it as Arrow tables."""
+
+    def __init__(self, part: FilePart) -> None:
+        self.columns = ColumnMap(part.source)
+        self.bytes = 0
+        """Of all but the present batch."""
+        self._part = part
+        self._kept: list[dict[str, Any]] = []
+        self._rejected: list[dict[str, Any]] = []
+        self._characters = 0
+        self._tables: list[pa.Table] = []
+        self._rejected_tables: list[pa.Table] = []
+
+    def add(self, piece: Piece, number: int, row: dict[str, Any] | Fault) -> None:
+        """Put a row where it belongs."""
+        if not isinstance(row, Fault) and not self.columns.selects(row):
+            self._reject(piece, number, Fault("where", "does not meet the source's 'where'", "", "dropped"))
+            return
+        records = row if isinstance(row, Fault) else self.columns.records(row)
+        if isinstance(records, Fault):
+            self._reject(piece, number, records)
+            return
+        share = self._part.source.holdout
+        if share and is_held_out(normalise_key(records[0]["text"]), share) != self._part.held_out:
+            return
+        self._kept += records
+        self._characters += sum(len(each["text"]) + len(each.get("text_pos") or "") for each in records)
+        self._end_batch(len(self._kept))
+
+    def output(self, position: int) -> ShardOutput:
+        """Everything added, as the shard that reaches to `position`."""
+        self._flush()
+        kept = pa.concat_tables([SCHEMA.empty_table(), *self._tables])
+        rejected = pa.concat_tables([REJECTED_SCHEMA.empty_table(), *self._rejected_tables])
+        rows = len(kept) + len(rejected)
+        return ShardOutput(kept, rejected, {self._part.source.title: rows} if rows else {}, position=position)
+
+    def _reject(self, piece: Piece, number: int, fault: Fault) -> None:
+        if self._part.held_out:
+            return  # it counts on the training side
+        self._rejected.append(
+            {
+                "kind": fault.kind,
+                "reason": fault.reason,
+                "detail": f"{piece.uri}: {fault.detail}",
+                "source": self._part.source.title,
+                "offset": number + _counter(piece.uri, piece.carrier, piece.digest).before(piece.span),
+                "record": fault.raw[:RAW_CHARACTERS] or None,
+            }
+        )
+        self._end_batch(len(self._rejected))
+
+    def _end_batch(self, rows: int) -> None:
+        if rows >= BATCH_ROWS or self._characters >= BATCH_CHARACTERS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._kept:
+            self._tables.append(record_table(self._kept))
+            self.bytes += self._tables[-1].nbytes
+        if self._rejected:
+            self._rejected_tables.append(rejected_table(self._rejected))
+            self.bytes += self._rejected_tables[-1].nbytes
+        self._kept, self._rejected, self._characters = [], [], 0
+
+
+@lru_cache(maxsize=8)
+def _counter(uri: str, carrier: Carrier, digest: str) -> RowCounter:
+    """One counter for all parts of a file that this process reads; `digest` keeps it to one content."""
+    return RowCounter(uri, carrier)

@@ -11,7 +11,7 @@ from components.core.fingerprint import code_digest
 from components.core.manifest import MANIFEST, Dataset, ShardOutput, ShardTask, build_dataset
 from components.core.sources import RESOLVE, IngestParams, ResolvedSource, read_sources
 from components.core.step import Context
-from components.ingest.files import FilePart, file_parts, file_shard
+from components.ingest.files import FilePart, file_parts, file_shards
 from components.ingest.pydoc import PydocPart, pydoc_parts, pydoc_shard
 
 
@@ -24,7 +24,7 @@ def run(ctx: Context) -> None:
         raise InputError(f"{ctx.inputs['sources']}: does not list the present ingest.sources; run `{RESOLVE}`")
     datasets = []
     for side, held_out in (("output", False), ("heldout", True)):
-        tasks = shard_tasks(sources, held_out, params.shard_rows)
+        tasks = shard_tasks(sources, held_out, params.shard_bytes)
         progress = ctx.progress(f"ingest {side}", len(tasks), "shards")
         fingerprint = code_digest("components.core", "components.ingest")
         datasets.append(
@@ -40,19 +40,21 @@ def run(ctx: Context) -> None:
     ctx.log(f"{train.rows:,} records to train on, {held.rows:,} held out, {quarantined:,} rows quarantined")
 
 
-def shard_tasks(sources: Sequence[ResolvedSource], held_out: bool, shard_rows: int) -> list[ShardTask]:
+def shard_tasks(sources: Sequence[ResolvedSource], held_out: bool, shard_bytes: int) -> list[ShardTask]:
     """The units of work for one side of the holdout, in the order of the sources."""
     parts: list[tuple[str, PydocPart | FilePart]] = []
     for source in sources:
         if held_out and not source.params.holdout:
             continue
-        parts += pydoc_parts(source, held_out) if source.params.is_pydoc else file_parts(source, held_out, shard_rows)
+        parts += pydoc_parts(source, held_out) if source.params.is_pydoc else file_parts(source, held_out, shard_bytes)
     return [ShardTask(f"{number:05d}", key, part) for number, (key, part) in enumerate(parts)]
 
 
 def make_shards(task: ShardTask) -> Iterable[ShardOutput]:
     """Read one part, whatever kind of source it belongs to."""
-    return [pydoc_shard(task.payload) if isinstance(task.payload, PydocPart) else file_shard(task.payload)]
+    if isinstance(task.payload, PydocPart):
+        return [pydoc_shard(task.payload)]
+    return file_shards(task.payload, task.position)
 
 
 def check_sources(sources: Sequence[ResolvedSource], datasets: Sequence[Dataset]) -> None:
@@ -72,9 +74,10 @@ def _why_nothing(title: str, dataset: Dataset) -> str:
     ledger = dataset.ledger
     reasons = ledger.quarantined.get(title, Counter()) + ledger.dropped.get(title, Counter())
     reason, rows = min(reasons.items(), key=lambda item: (-item[1], item[0]))
-    example = next(
-        row for row in dataset.read_rejected().to_pylist() if (row["source"], row["reason"]) == (title, reason)
-    )
+    kinds = ("quarantined", "dropped")
+    shard = next(each for each in dataset.shards if any(reason in each.ledger[kind].get(title, ()) for kind in kinds))
+    rejected = dataset.read_rejected([shard]).to_pylist()
+    example = next(row for row in rejected if (row["source"], row["reason"]) == (title, reason))
     return (
         f"not one of {reasons.total():,} rows of source {title!r} can be used; most often {reason} ({rows:,} rows), "
         f"first in row {example['offset']} of {example['detail']}"

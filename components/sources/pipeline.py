@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from components.core import storage
-from components.core.carriers import COMPRESSIONS, FORMATS, carrier_of
+from components.core.carriers import COMPRESSIONS, FORMATS, carrier_of, may_be_metadata
 from components.core.errors import InputError
 from components.core.fingerprint import digest_json
 from components.core.installed import STDLIB, find_package
@@ -50,12 +50,13 @@ def resolve(entry: SourceParams, where: str, digests: FileDigests) -> ResolvedSo
     if entry.is_pydoc:
         return ResolvedSource(entry, tuple(_packages(entry, where)))
     found = storage.list_files(entry.uri)
-    readable = [info for info in found if carrier_of(info.uri) is not None]
+    readable = {info.uri for info in found if carrier_of(info.uri) is not None}
     if not readable:
         raise InputError(f"{where}: {entry.uri}: {_nothing(entry.uri, len(found))}")
-    inputs = [SourceInput(info.uri, _digest(info, digests), info.size) for info in readable]
-    ignored = tuple(info.uri for info in found if carrier_of(info.uri) is None)
-    return ResolvedSource(entry, tuple(inputs), ignored)
+    if not all(map(may_be_metadata, readable)):
+        readable = {uri for uri in readable if not may_be_metadata(uri)}
+    inputs = [SourceInput(info.uri, _digest(info, digests), info.size) for info in found if info.uri in readable]
+    return ResolvedSource(entry, tuple(inputs), tuple(info.uri for info in found if info.uri not in readable))
 
 
 def read_feedback(uri: str) -> list[ResolvedSource]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -82,6 +84,19 @@ def test_beir_joins_titles_and_leaves_out_what_is_judged_zero(beir: Path) -> Non
     assert task.lang == "en"
 
 
+def test_beir_in_parquet_is_the_same_task(beir: Path, tmp_path: Path) -> None:
+    rows = [
+        dict(zip(("query-id", "corpus-id", "score"), line.split("\t"), strict=True)) for line in QRELS.split("\n")[1:5]
+    ]
+    judgements = [{**row, "score": int(row["score"])} for row in rows]
+    (tmp_path / "p/qrels").mkdir(parents=True)
+    for name, table in (("corpus", CORPUS), ("queries", QUERIES), ("qrels/test", judgements)):
+        pq.write_table(pa.Table.from_pylist(table), tmp_path / f"p/{name}.parquet")
+    assert load_beir(tmp_path / "p") == load_beir(beir)
+    with pytest.raises(InputError, match=r"qrels/dev\.tsv: no such file.*split can be: test"):
+        load_beir(tmp_path / "p", split="dev")
+
+
 def test_beir_reads_judgements_in_trec_layout(beir: Path) -> None:
     (beir / "qrels/trec.tsv").write_text("q0\t0\td0\t1\nq1\t0\td1\t1\n")
     assert load_beir(beir, split="trec").qrels == [{0: 1.0}, {1: 1.0}]
@@ -135,6 +150,7 @@ def test_beir_from_s3_is_the_same_task(beir: Path, s3: Any) -> None:
             '{"sentence1": "x", "sentence2": "y", "score": 1}\n{"sentence1": "u", "sentence2": "v", "score": 0.5}\n',
         ),
         ("a.csv", '\ufefftext,text_pair,label\nx,y,1\n"u",v,0.5\n'),
+        ("a.ndjson", '{"text": "x", "text_pair": "y", "label": 1}\r\n{"text": "u", "text_pair": "v", "label": 0.5}'),
         ("a.tsv", "sentence1\tsentence2\tscore\nx\ty\t1\nu\tv\t.5\n"),
     ],
 )
@@ -158,8 +174,8 @@ def test_similarity_columns_by_name(tmp_path: Path) -> None:
             '{"text": "x", "text_pair": "y", "label": 1}\n{"text": "x", "label": 1}\n',
             r"a\.jsonl:2: 'text_pair' must be text",
         ),
-        ("[1]\n", r"a\.jsonl:1: expected a JSON object"),
-        ("{\n", r"a\.jsonl:1: not JSON"),
+        ("[1]\n", r"a\.jsonl:1: a JSON list, expected an object"),
+        ("{\n", r"a\.jsonl:1: not a JSON object"),
         ("", "no rows"),
     ],
 )
@@ -175,12 +191,12 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     rows = jsonl([{"text": f"text {row}", "text_pair": "y", "label": row} for row in range(99)])
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(rows)[:-9])
     (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(rows)[:-9])
-    (tmp_path / "a.jsonl").write_bytes(b'{"text": "x"}\n\xff\n')
+    (tmp_path / "a.jsonl").write_bytes(rows[: rows.index(b"\n") + 1] + b"\xff\n")
     (tmp_path / "a.csv").write_text("text,text_pair,label\nx,y\n")
     for name, complaint in (
-        ("a.jsonl.gz", "cannot be decompressed"),
-        ("a.jsonl.zst", "cannot be decompressed"),
-        ("a.jsonl", r"a\.jsonl:2: not UTF-8"),
+        ("a.jsonl.gz", r"a\.jsonl\.gz:\d+: the \.gz data ends too early"),
+        ("a.jsonl.zst", r"a\.jsonl\.zst:\d+: the \.zst data ends too early"),
+        ("a.jsonl", r"a\.jsonl:2: byte 0 of the line is not UTF-8"),
         ("a.csv", r"a\.csv:2: 2 cells, the header has 3"),
         ("absent.jsonl", "no such file"),
     ):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.core.carriers import read_rows
+from components.core.carriers import Span, read_rows
 from components.core.errors import InputError
 from components.core.manifest import Dataset
 from components.core.settings import RunParams
@@ -94,16 +94,86 @@ def test_bytes_are_the_same_with_any_workers_and_hash_seed(embedmill: Embedmill,
     assert found[0] == found[1]
 
 
-def test_large_files_are_split_into_shards_with_the_same_rows(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_bytes("rows.jsonl", json_lines([*PAIRS[:20], ["broken"], *PAIRS[20:]]))
-    entry = {"uri": "rows.jsonl", "task": "retri_contrast"}
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_large_files_are_split_into_shards_with_the_same_rows(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr("components.ingest.files.SMALL_BYTES", 0)
+    lines = json_lines([*PAIRS[:20], ["broken"], *PAIRS[20:]])
+    uri = f"rows.jsonl{suffix}"
+    write_bytes(uri, gzip.compress(lines) if suffix else lines)
+    entry = {"uri": uri, "task": "retri_contrast", "holdout": 0.2}
+    whole = ingest(entry)
+    tables = [data.read() for data in whole], whole[0].read_rejected()
+    assert tables[1]["offset"].to_pylist() == [20]
+    monkeypatch.setattr("components.ingest.files.BATCH_ROWS", 3)
+    split = ingest(entry, shard_bytes=500)
+    assert (len(whole[0].shards), len(whole[1].shards)) == (1, 1)
+    assert len(split[0].shards) > 4
+    assert [data.read() for data in split] == tables[0]
+    assert split[0].read_rejected() == tables[1]
+
+
+def test_small_files_share_a_shard_and_keep_their_order(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, pair in enumerate(PAIRS):
+        write_bytes(f"rows/{number:03d}.jsonl", json_lines([pair, ["broken"]]))
+    entry = {"uri": "rows", "task": "retri_contrast"}
     whole, _ = ingest(entry)
+    assert len(whole.shards) == 1
     kept, rejected = whole.read(), whole.read_rejected()
-    monkeypatch.setattr("components.ingest.files.WHOLE_BYTES", 100)
-    split, _ = ingest(entry, shard_rows=7)
-    assert (len(whole.shards), len(split.shards)) == (1, 6)
-    assert split.read().equals(kept)
-    assert split.read_rejected().equals(rejected)
+    assert kept["text"].to_pylist() == [pair["query"] for pair in PAIRS]
+    files = [detail.partition(":")[0] for detail in rejected["detail"].to_pylist()]
+    assert files == [f"rows/{number:03d}.jsonl" for number in range(40)]
+    monkeypatch.setattr("components.ingest.files.BATCH_ROWS", 3)
+    split, _ = ingest(entry, shard_bytes=300)
+    assert 8 < len(split.shards) < 30
+    assert split.read() == kept
+    assert split.read_rejected() == rejected
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.jsonl", "rows"])
+def test_a_killed_step_goes_on_in_the_middle_of_a_file(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    lines = json_lines([*PAIRS, *(["broken"] * 3), *PAIRS])
+    if name == "rows":
+        write_bytes("rows/a.jsonl.gz", gzip.compress(json_lines(PAIRS[:7])))
+        write_bytes("rows/b.jsonl", lines)
+    else:
+        monkeypatch.setattr("components.ingest.files.SMALL_BYTES", 0)
+        write_bytes(name, gzip.compress(lines) if name.endswith(".gz") else lines)
+    monkeypatch.setattr("components.ingest.files.BATCH_ROWS", 2)
+    monkeypatch.setattr("components.ingest.files.split_file", lambda *arguments: [Span()])
+    entry = {"uri": name, "task": "retri_contrast"}
+    size = {"shard_bytes": 1000 if name == "rows" else 400}
+    ingest(entry, **size)
+    expected = bytes_of(Path("data"))
+    shutil.rmtree("data/ingest")
+
+    class Killed(Exception):
+        pass
+
+    read: list[int] = []
+
+    def fail_later(uri: str, carrier: Any, span: Any, columns: Any, skip: int) -> Any:
+        for row in read_rows(uri, carrier, span, columns, skip):
+            read.append(row[0])
+            yield row
+            if len(read) == 60:
+                raise Killed
+
+    monkeypatch.setattr("components.ingest.files.read_rows", fail_later)
+    with pytest.raises(Killed):
+        ingest(entry, **size)
+    finished = len(list(Path("data/ingest/shards").iterdir()))
+    assert finished >= 2
+    written = {path: path.stat().st_ino for path in Path("data/ingest/shards").iterdir()}
+    read.clear()
+    read.extend([0] * 100)
+    ingest(entry, **size)
+    assert bytes_of(Path("data")) == expected
+    assert all(path.stat().st_ino == inode for path, inode in written.items())
+    assert read[100] > 20, "rows of finished shards were parsed again"
 
 
 def test_rows_of_files_are_kept_held_out_or_quarantined_and_none_is_lost(ingest: Ingest) -> None:
@@ -133,6 +203,7 @@ def test_files_of_a_bucket_are_read(ingest: Ingest, s3: S3Bucket) -> None:
 
 
 def test_a_second_run_keeps_finished_shards(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.ingest.files.SMALL_BYTES", 0)
     write_bytes("a.jsonl", json_lines(PAIRS))
     entry = {"uri": "*.jsonl", "name": "x", "task": "retri_contrast"}
     ingest(entry)
@@ -157,8 +228,9 @@ def test_a_second_run_keeps_finished_shards(ingest: Ingest, monkeypatch: pytest.
         ("a.jsonl", b"{'query': 'x'}\nxx\n", r"not one of 2 rows .* not_json \(2 rows\), first in row 0 of a.jsonl"),
         ("a.jsonl", json_lines([{"q": 1}] * 3 + [5]), r"missing_column \(3 rows\), .* no column .*columns found: q"),
         ("a.csv", b"query,passage\nq,p\n", r"a.csv: no column 'text_pos' or 'pos' .*columns found: passage, query"),
-        ("a.jsonl.gz", gzip.compress(json_lines(PAIRS))[:-9], r"a.jsonl.gz: truncated"),
-        ("a.parquet", b"PAR1 but not really", r"a.parquet: not a readable .parquet file"),
+        ("a.jsonl.gz", gzip.compress(json_lines(PAIRS))[:12], r"truncated \(1 rows\), .* a.jsonl.gz: the .gz data"),
+        ("a.parquet", b"PAR1 but not really", r"corrupt \(1 rows\), .*a.parquet: not a readable .parquet file"),
+        ("a.json", b'[{"query": "q", "pos": "p"}]', r"json_array \(1 rows\), .* a.json: the file is one JSON array"),
     ],
 )  # fmt: skip
 def test_a_source_without_use_stops_the_step(ingest: Ingest, name: str, data: bytes, message: str) -> None:

@@ -67,6 +67,14 @@ def test_files_folders_and_patterns_become_sorted_inputs(resolve: Resolve) -> No
     assert uris(pattern) == uris(deep) == ["more/b/1.jsonl.gz", "more/b/2.jsonl.gz"]
 
 
+def test_json_is_rows_unless_it_describes_other_files(resolve: Resolve) -> None:
+    write("saved/data-00000-of-00001.arrow", "saved/dataset_info.json", "saved/state.json", "lines/train.json")
+    saved, lines = resolve(files("saved"), files("lines"))
+    assert uris(saved) == ["saved/data-00000-of-00001.arrow"]
+    assert saved.ignored == ("saved/dataset_info.json", "saved/state.json")
+    assert uris(lines) == ["lines/train.json"]
+
+
 def test_the_list_changes_with_content_alone(resolve: Resolve) -> None:
     write("a.jsonl")
     before = resolve(files("a.jsonl"))
@@ -101,12 +109,12 @@ def test_an_unchanged_file_is_read_once(resolve: Resolve, monkeypatch: pytest.Mo
         ("none.jsonl", r"ingest\.sources\[1\]: none\.jsonl: no such file, folder or prefix"),
         ("*.parquet", r"ingest\.sources\[1\]: \*\.parquet: the pattern matches no file"),
         ("docs", r"ingest\.sources\[1\]: docs: no file that rows can be read from among 1; wanted \.jsonl, \.csv"),
-        ("docs/a.json", r"ingest\.sources\[1\]: docs/a\.json: no file that rows can be read from"),
+        ("docs/a.md", r"ingest\.sources\[1\]: docs/a\.md: no file that rows can be read from"),
         ("ftp://x/y.csv", r"ftp://x/y\.csv: only local paths, file:// and s3://"),
     ],
 )
 def test_an_entry_that_leads_nowhere_is_named(resolve: Resolve, uri: str, message: str) -> None:
-    write("a.jsonl", "docs/a.json")
+    write("a.jsonl", "docs/a.md")
     with pytest.raises(InputError, match=message):
         resolve(files("a.jsonl"), files(uri, name="wrong"))
 
