@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from components.core import environment, lock, settings, storage
+from components.core import environment, execute, lock, settings, storage
 from components.core.errors import InputError, UsageError
 from components.core.settings import RunParams, Section
 from components.core.step import Context, Port, Step
@@ -60,7 +60,10 @@ def run_step(
             _check_input(port, inputs[port.name])
     for uri in outputs.values():
         check_writable(uri)
-    with lock.hold(f"{LOCKS}/{step.name}.lock", f"step {step.name}", LOCK_WAIT_SECONDS):
+    with (
+        lock.hold(f"{LOCKS}/{step.name}.lock", f"step {step.name}", LOCK_WAIT_SECONDS),
+        execute.using(run.executor, step.name, {**inputs, **outputs}),
+    ):
         step.execute(Context(step.name, run, sections, inputs, outputs, parameters))
 
 

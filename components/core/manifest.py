@@ -147,7 +147,7 @@ def build_dataset(
     names = {task.name for task in tasks}
     if len(names) != len(tasks):
         raise AssertionError(f"{step}: two tasks have the same name")
-    receipts = {info.uri.rpartition("/")[2] for info in storage.list_files(storage.join(uri, WORK))}
+    receipts = _list_receipts(uri)
     previous = _previous(uri, names)
     _open_for_writing(uri)
     jobs = (_Job(task, _receipts_of(task.name, receipts), tuple(previous.get(task.name, ()))) for task in tasks)
@@ -162,11 +162,21 @@ def build_dataset(
 
 @dataclass(frozen=True)
 class _Job:
-    """A task with what earlier runs left of it: file names of receipts, and shards of the last committed manifest."""
+    """A task with what earlier runs left of it: file names of receipts, and shards of the last committed manifest.
+
+    `receipts` is None where the worker has to look itself, because another one has died over the task.
+    """
 
     task: ShardTask
-    receipts: tuple[str, ...]
+    receipts: tuple[str, ...] | None
     previous: tuple[Shard, ...]
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    def again(self) -> _Job:
+        return replace(self, receipts=None)
 
 
 def _run_task(job: _Job, uri: str, work: Work, fingerprint: str) -> list[Shard]:
@@ -234,7 +244,8 @@ def _write_receipt(uri: str, shard: Shard, is_last: bool) -> None:
 def _finished(uri: str, job: _Job, fingerprint: str) -> tuple[Sequence[Shard], bool]:
     """What earlier runs finished of a task, in order, and whether that is all of it."""
     found: list[Shard] = []
-    for name in job.receipts:
+    receipts = _receipts_of(job.task.name, _list_receipts(uri)) if job.receipts is None else job.receipts
+    for name in receipts:
         try:
             receipt = json.loads(storage.read_bytes(storage.join(uri, WORK, name)))
             shard, is_last = Shard(**receipt["shard"]), bool(receipt["last"])
@@ -294,6 +305,10 @@ def _previous(uri: str, tasks: Collection[str]) -> dict[str, list[Shard]]:
                 by_task.setdefault(shard.task, []).append(shard)
         return by_task
     return {}
+
+
+def _list_receipts(uri: str) -> set[str]:
+    return {info.uri.rpartition("/")[2] for info in storage.list_files(storage.join(uri, WORK))}
 
 
 def _receipts_of(task: str, listed: Collection[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,7 +28,10 @@ class RunParams(Section):
     threads: int = Field(
         2, ge=1, description="Threads of the numerical libraries, fixed so that a run can be repeated."
     )
-    workers: int = Field(0, ge=0, description="Worker processes of data steps (0: one a core); changes no byte.")
+    workers: int = Field(0, ge=0, description="Workers of data steps (0: one a core); changes no byte.")
+    executor: Literal["loky", "ray"] = Field(
+        "loky", description="Where workers run: loky: processes here; ray: a Ray cluster (RAY_ADDRESS, else one here)."
+    )
 
 
 def read_params(path: str | Path) -> dict[str, Any]:

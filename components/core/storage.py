@@ -40,6 +40,11 @@ def is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
+def is_local(uri: str) -> bool:
+    """Whether `uri` is a path or a file:// URI of this machine."""
+    return "://" not in uri or uri.startswith("file://")
+
+
 def local_path(uri: str) -> Path:
     """The path of a local URI (`file://…` or a plain path). Raises InputError for any other scheme."""
     if uri.startswith("file://"):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -108,6 +110,43 @@ def test_of_a_task_with_several_outputs_only_what_follows_damage_is_made_again(t
     assert tree(tmp_path / "d") == before
     build_dataset(uri, "test", tasks(1), partial(shout, log=str(log)), "other work")
     assert sorted(tree(tmp_path / "d")) == ["manifest.json", "rejected/00000.parquet", "shards/00000.parquet"]
+
+
+def killed_in_pieces(task: ShardTask, log: str, times: int) -> Iterator[ShardOutput]:
+    """As `in_pieces`; the process is killed in the middle of the third output of task 00001, `times` times."""
+    for output in in_pieces(task, log):
+        marks = Path(f"{log}-deaths")
+        if task.name == "00001" and output.position == 9 and (not marks.exists() or marks.stat().st_size < times):
+            with marks.open("a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield output
+
+
+def test_a_worker_killed_in_the_middle_of_a_shard_changes_no_byte(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    work = partial(in_pieces, log=str(tmp_path / "log"))
+    build_dataset(str(tmp_path / "one"), "test", tasks(4), work, "f", workers=1)
+    (tmp_path / "log").unlink()
+    killed = partial(killed_in_pieces, log=str(tmp_path / "log"), times=1)
+    build_dataset(str(tmp_path / "two"), "test", tasks(4), killed, "f", workers=2)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert "00001: its worker died (SIGKILL); trying again, attempt 2 of 3" in capfd.readouterr().err
+    made = (tmp_path / "log").read_text().split()
+    # the retry goes on after the outputs whose receipts were written
+    assert [made.count(f"00001@{start}") for start in (0, 3, 6, 9)] == [1, 1, 2, 1]
+
+
+def test_a_task_that_always_kills_its_worker_ends_the_step_and_finished_shards_stay(tmp_path: Path) -> None:
+    log, uri = tmp_path / "log", str(tmp_path / "d")
+    with pytest.raises(InputError, match=r"00001: its worker died \(SIGKILL\), the 3rd time"):
+        build_dataset(uri, "test", tasks(2), partial(killed_in_pieces, log=str(log), times=99), "f", workers=2)
+    assert not (tmp_path / "d" / "manifest.json").exists()
+    assert {"00001.parquet", "00001-00001.parquet"} <= {path.name for path in (tmp_path / "d" / "shards").iterdir()}
+    log.unlink()
+    build_dataset(uri, "test", tasks(2), partial(in_pieces, log=str(log)), "f")
+    assert {"00001@0", "00001@3"}.isdisjoint(log.read_text().split())
 
 
 def test_a_killed_task_is_complete_only_when_its_work_has_ended(tmp_path: Path) -> None:
