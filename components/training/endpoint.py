@@ -133,9 +133,8 @@ class Endpoint:
     def _post(self, texts: list[str]) -> Any:
         body = json.dumps({"model": self.model, "input": texts, "encoding_format": "float"}).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "embedmill"}
-        key = os.environ.get(self.variable or KEY_VARIABLE)
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(f"{self.url}/embeddings", body, headers)
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS) as response:
             return json.loads(response.read())
@@ -144,6 +143,8 @@ class Endpoint:
         """What to say of an answer that may be another after a pause; raises for one that will stay."""
         with error:
             told = _message(error.read())
+        if self._key:
+            told = told.replace(self._key, "…")  # some servers repeat it
         problem = f"{error.code} {error.reason}{told}"
         if error.code in (401, 403):
             raise UsageError(f"{self._name}: {problem}; is the key in {self.variable or KEY_VARIABLE} right?")
@@ -169,6 +170,10 @@ class Endpoint:
         if missing:
             raise ValueError(f"an answer without {missing} of {count} vectors")
         return [vector or [] for vector in vectors]
+
+    @property
+    def _key(self) -> str | None:
+        return os.environ.get(self.variable or KEY_VARIABLE)
 
     @property
     def _name(self) -> str:
