@@ -1,4 +1,4 @@
-"""The process environment: no telemetry, no surprise network, a fixed number of threads."""
+"""The process environment: no telemetry, a fixed number of threads."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "true",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "TRANSFORMERS_OFFLINE": "1",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 THREAD_KEYS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
@@ -21,7 +19,7 @@ KEYS = (*QUIET, *THREAD_KEYS, "OMP_WAIT_POLICY")
 
 
 def quiet() -> None:
-    """Turn telemetry and hub look-ups off before any library is imported; what the user set stays as it is."""
+    """Turn telemetry off before any library is imported; what the user set stays as it is."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
 
