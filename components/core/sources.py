@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -22,7 +22,22 @@ PYDOC = "pydoc:"
 RESOLVE = "embedmill sources"
 
 Task = Literal["retri_contrast", "cosent", "cls_contrast"]
-Column = Literal["text", "text_pos", "text_neg", "text_pair", "label", "lang", "url"]
+Column = Literal["text", "text_pos", "text_neg", "text_pair", "label", "lang", "url", "html", "messages"]
+Layout = Literal[
+    "piccolo", "flagembedding", "sentence_transformers", "beir", "classification", "chat", "documents", "pages"
+]
+# What the rows of a layout can train; any task where a layout is not listed.
+LAYOUT_TASKS: Mapping[Layout, tuple[Task, ...]] = {
+    "flagembedding": ("retri_contrast", "cls_contrast"),
+    "sentence_transformers": ("retri_contrast", "cosent"),
+    "beir": ("retri_contrast",),
+    "classification": ("cls_contrast",),
+    "chat": ("retri_contrast",),
+    "documents": ("retri_contrast",),
+    "pages": ("retri_contrast",),
+}
+# A file that names data sets and how often each is repeated, one a line, as Piccolo2's meta lists do.
+META_LISTS = (".txt", ".list")
 
 # What the dependencies of this project bring along, by import name; packages of a few objects only are left out.
 # fmt: off
@@ -39,18 +54,46 @@ DEFAULT_PACKAGES = (
 # fmt: on
 
 
-class SourceParams(Section):
-    """One entry of `ingest.sources`: a file, folder, glob or S3 prefix of rows, or `pydoc:`."""
+class PageParams(Section):
+    """How web pages are read. A page over a limit is quarantined; the next one is read by a new process."""
 
-    uri: str = Field(min_length=1, description="Path, folder, glob, s3://bucket/prefix, or 'pydoc:'.")
+    extractor: Literal["resiliparse", "trafilatura"] = Field(
+        default="resiliparse",
+        description="Finds the main text; trafilatura must be installed (pip install trafilatura).",
+    )
+    max_bytes: int = Field(default=10_000_000, ge=1, description="Bytes of HTML (page_too_large).")
+    max_depth: int = Field(
+        default=512, ge=8, description="Elements inside one another, as browsers allow (page_too_deep)."
+    )
+    seconds: float = Field(default=10, gt=0, le=3600, description="CPU seconds for one page (page_timeout).")
+    memory_mib: int = Field(default=2048, ge=256, description="Address space of the reading process (page_crashed).")
+
+
+class SourceParams(Section):
+    """One entry of `ingest.sources`: a file, folder, glob or S3 prefix of rows, a meta list of such, or `pydoc:`."""
+
+    uri: str = Field(
+        min_length=1, description="Path, folder, glob, s3://bucket/prefix, a meta list (.txt, .list), or 'pydoc:'."
+    )
     name: str | None = Field(
         default=None,
         pattern=r"^[\w.-]+$",
         description="Name in ledgers; by default the file's or folder's.",
     )
-    task: Task | None = Field(default=None, description="Files: what the rows train.")
+    layout: Layout | None = Field(
+        default=None, description="Files: how a row is laid out; by default its columns tell."
+    )
+    task: Task | None = Field(default=None, description="Files: what the rows train; by default their layout says it.")
     columns: dict[Column, str] = Field(
         default_factory=dict, description="Files: column of a record → column of the file, where the names differ."
+    )
+    split: str | None = Field(
+        default=None, min_length=1, description="beir: the file qrels/<split>.tsv; by default train, or the only one."
+    )
+    pages: PageParams = Field(default_factory=PageParams, description="pages: how HTML is read, and its limits.")
+    repeat: int = Field(default=1, ge=1, description="Files: how often an epoch of training draws each row.")
+    root: str | None = Field(
+        default=None, min_length=1, description="Meta list: folder that its paths begin at; by default the list's own."
     )
     where: dict[str, str | float] = Field(
         default_factory=dict, description="Files: column of the file → value; other rows are dropped."
@@ -70,16 +113,21 @@ class SourceParams(Section):
     def _fits_kind(self) -> SourceParams:
         given = self.model_fields_set
         if self.is_pydoc:
-            wrong = given & {"task", "columns", "where", "labels"}
+            wrong = given & {"task", "layout", "columns", "where", "labels", "split", "pages", "repeat", "root"}
             if not self.packages and not self.stdlib:
                 raise ValueError("a source 'pydoc:' needs 'packages', 'stdlib: true' or both")
         else:
             wrong = given & {"packages", "stdlib", "structure_rows", "class_rows", "passage_chars"}
-            if self.task is None:
-                raise ValueError("a source of files needs a task: retri_contrast, cosent or cls_contrast")
         if wrong:
             kind = "a source 'pydoc:'" if self.is_pydoc else "a source of files"
             raise ValueError(f"{kind} takes no {', '.join(sorted(wrong))}")
+        if self.layout and self.task and self.task not in LAYOUT_TASKS.get(self.layout, (self.task,)):
+            allowed = " or ".join(LAYOUT_TASKS[self.layout])
+            raise ValueError(f"rows of layout {self.layout} train {allowed}, not {self.task}")
+        if self.split and self.layout not in (None, "beir"):
+            raise ValueError(f"split is for layout beir, not {self.layout}")
+        if self.root and not self.is_meta_list:
+            raise ValueError(f"root is for a meta list ({' or '.join(META_LISTS)}), and {self.uri} is none")
         return self
 
     @property
@@ -88,12 +136,17 @@ class SourceParams(Section):
         return self.uri == PYDOC
 
     @property
+    def is_meta_list(self) -> bool:
+        """Whether this is a list of data sets with their repeat counts."""
+        return self.uri.lower().endswith(META_LISTS)
+
+    @property
     def title(self) -> str:
         """The name in ledgers and reports: as given, or the last part of the URI that says something."""
         if self.name is not None:
             return self.name
         for part in reversed(PurePosixPath(self.uri).parts):
-            stem = part.split(".")[0] if carrier_of(part) else part
+            stem = part.split(".")[0] if carrier_of(part) or part.lower().endswith(META_LISTS) else part
             plain = re.sub(r"\[[^]]*\]|[^\w.-]+", "", stem).strip("._-")
             if plain:
                 return plain
@@ -132,11 +185,21 @@ class SourceInput:
 
 @dataclass(frozen=True)
 class ResolvedSource:
-    """An entry and its inputs, sorted by URI. `ignored` are files of a folder that carry no rows."""
+    """An entry and its inputs, sorted by URI. `ignored` are files of a folder that carry no rows.
+
+    `listed` is the entry as params.yaml has it, where reading it took more than listing files: a meta list, whose
+    every line is a source, or a BEIR folder, whose split was found.
+    """
 
     params: SourceParams
     inputs: tuple[SourceInput, ...]
     ignored: tuple[str, ...] = ()
+    listed: SourceParams | None = None
+
+    @property
+    def entry(self) -> SourceParams:
+        """The entry of `ingest.sources` that this comes from."""
+        return self.listed or self.params
 
 
 def encode_sources(sources: Sequence[ResolvedSource]) -> bytes:
@@ -149,6 +212,7 @@ def encode_sources(sources: Sequence[ResolvedSource]) -> bytes:
                 {key: value for key, value in vars(each).items() if value is not None} for each in source.inputs
             ],
             **({"ignored": list(source.ignored)} if source.ignored else {}),
+            **({"listed": source.listed.model_dump(mode="json", exclude_defaults=True)} if source.listed else {}),
         }
         for source in sources
     ]
@@ -168,6 +232,7 @@ def read_sources(uri: str) -> list[ResolvedSource]:
                 SourceParams.model_validate(entry["entry"]),
                 tuple(SourceInput(**each) for each in entry["inputs"]),
                 tuple(entry.get("ignored", ())),
+                SourceParams.model_validate(entry["listed"]) if "listed" in entry else None,
             )
             for entry in value["sources"]
         ]

@@ -1,56 +1,50 @@
-"""Rows of a file to records: which column plays which role, and what makes a row unusable."""
+"""Rows of a file to records: the layout that their columns show, and what makes a row unusable."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.core.carriers import Fault, is_text
-from components.core.sources import Column, SourceParams
+from components.core.records import RAW_CHARACTERS
+from components.core.sources import SourceParams, Task
+from components.ingest import beir
+from components.ingest.chats import first_exchange
+from components.ingest.documents import split_title
+from components.ingest.layouts import CLASS_TYPES, TASKS, Fit, candidates, fit, names_of
+from components.ingest.pages import page_reader
 
-# Names that people use, by role; the record's own name comes first. Those of sentence-transformers, FlagEmbedding,
-# Piccolo2 and the STS files are among them.
-ALIASES: Mapping[str, Mapping[Column, tuple[str, ...]]] = {
-    "retri_contrast": {
-        "text": ("text", "query", "anchor", "sentence1"),
-        "text_pos": ("text_pos", "pos", "positive", "sentence2"),
-        "text_neg": ("text_neg", "neg", "negative"),
-    },
-    "cosent": {
-        "text": ("text", "sentence1"),
-        "text_pair": ("text_pair", "sentence2"),
-        "label": ("label", "score"),
-    },
-    "cls_contrast": {
-        "text": ("text", "query"),
-        "text_pos": ("text_pos", "label"),
-        "text_neg": ("text_neg", "neg"),
-    },
-}
-EVERY_TASK: Mapping[Column, tuple[str, ...]] = {"text_neg": (), "lang": ("lang",), "url": ("url",)}
+# Columns of FlagEmbedding that are kept in `meta` as they are: the task's instruction, and its kind.
+_NOTES = ("prompt", "type")
 
 
 class _BadRow(Exception):
-    """Reason and detail of a row that gives no record."""
+    """Reason and detail of a row that gives no record, and whether it is dropped or quarantined."""
+
+    def __init__(self, reason: str, detail: str, kind: str = "quarantined") -> None:
+        super().__init__(reason, detail, kind)
 
 
 class ColumnMap:
-    """The columns of one source: as its parameters name them, or by ALIASES."""
+    """The columns of one source: as its parameters name them, or as the layouts of the field do."""
 
     def __init__(self, source: SourceParams) -> None:
-        assert source.task is not None
-        self.task: str = source.task
         self.source = source
-        named: dict[Column, tuple[str, ...]] = {role: (name,) for role, name in source.columns.items()}
-        self.names: dict[Column, tuple[str, ...]] = {**EVERY_TASK, **ALIASES[self.task], **named}
-        self.required: list[Column] = [role for role in ALIASES[self.task] if role != "text_neg"]
+        self._by_type = source.layout in (None, "piccolo", "flagembedding")
+        self._fits: dict[tuple[Task | None, tuple[str, ...]], Fit | str] = {}
+        self._judged: beir.Judged | None = None
+        self._meta: dict[str, Any] = {"repeat": source.repeat} if source.repeat > 1 else {}
 
     @property
-    def wanted(self) -> list[str]:
-        """Every column of a file that is worth reading."""
-        return [*(name for names in self.names.values() for name in names), *self.source.where]
+    def wanted(self) -> list[str] | None:
+        """Every column of a file that is worth reading; None where the order of all columns may count."""
+        if self.source.layout == "sentence_transformers":
+            return None
+        forms = candidates(self.source, self.source.task)
+        names = (name for form in forms for names in names_of(self.source, form).values() for name in names)
+        return list(dict.fromkeys([*names, *self.source.where]))
 
     def selects(self, row: Mapping[str, Any]) -> bool:
         """Whether a row meets the source's condition. A number also equals its spelling, as CSV carries it."""
@@ -61,56 +55,108 @@ class ColumnMap:
         for name in self.source.where:
             if name not in header:
                 return f"no column {name!r} for the source's 'where'; columns found: {', '.join(sorted(header))}"
-        roles = dict.fromkeys([*self.required, *self.source.columns])
-        return next((self._lacks(role, header) for role in roles if self._column(role, header) is None), None)
+        for role, name in self.source.columns.items():
+            if name not in header:
+                return f"no column {name!r} for {role}; columns found: {', '.join(sorted(header))}"
+        found = fit(self.source, header)
+        return found if isinstance(found, str) else None
 
     def records(self, row: Mapping[str, Any]) -> list[dict[str, Any]] | Fault:
-        """The records of a row, without id and meta: one, or for retrieval one for each positive passage."""
+        """The records of a row, without id: one, or for retrieval one for each positive passage."""
         try:
             return self._records(row)
         except _BadRow as error:
-            reason, detail = error.args
-            return Fault(reason, _storable(detail), _storable(json.dumps(row, ensure_ascii=False, default=str)))
+            reason, detail, kind = error.args
+            return Fault(reason, _storable(detail), _raw(row), kind)
 
     def _records(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        for role in self.required:
-            if self._column(role, row) is None:
-                raise _BadRow("missing_column", self._lacks(role, row))
-        record: dict[str, Any] = {"task": self.task, "source": self.source.title}
-        record["text"] = self._text("text", self._value("text", row))
-        record["lang"] = self._optional_text("lang", row) or self.source.lang
-        record["url"] = self._optional_text("url", row)
-        if self.task == "cosent":
-            record["text_pair"] = self._text("text_pair", self._value("text_pair", row))
-            record["label"] = self._label(self._value("label", row))
+        found = self._fit(row)
+        values: dict[str, Any] = {
+            role: [row[name] for name in names] if role == "text_neg" else row[names[0]]
+            for role, names in found.columns.items()
+        }
+        task = found.form.task
+        meta, scores = dict(self._meta), None
+        match found.form.layout:
+            case "chat":
+                values |= _chat(values)
+            case "documents":
+                values |= _document(values)
+            case "pages":
+                values |= self._page(values)
+            case "beir":
+                values |= self._judgement(values)
+            case "flagembedding":
+                meta |= {name: values[name] for name in _NOTES if isinstance(values.get(name), str)}
+                scores = _scores("pos_scores", values.get("pos_scores"), len(_listed(values["text_pos"])))
+        record: dict[str, Any] = {"task": task, "source": self.source.title}
+        record["text"] = _text("text", values["text"])
+        record["lang"] = _optional_text("lang", values) or self.source.lang
+        record["url"] = _optional_text("url", values)
+        record["meta"] = meta or None
+        if task == "cosent":
+            record["text_pair"] = _text("text_pair", values["text_pair"])
+            record["label"] = self._label(values["label"])
             return [record]
-        record["text_neg"] = [self._text("text_neg", each) for each in _listed(self._value("text_neg", row))] or None
-        positives = _listed(self._value("text_pos", row))
-        if self.task == "cls_contrast" and len(positives) == 1 and type(positives[0]) is int:
+        negatives = [each for value in values.get("text_neg", ()) for each in _listed(value)]
+        record["text_neg"] = [_text("text_neg", each) for each in negatives] or None
+        if values.get("neg_scores"):
+            meta["neg_scores"] = _scores("neg_scores", values["neg_scores"], len(negatives))
+            record["meta"] = meta
+        positives = _listed(values["text_pos"])
+        if task == "cls_contrast" and len(positives) == 1 and type(positives[0]) is int:
             positives = [str(positives[0])]  # a class known by its number
         if not positives:
             raise _BadRow("empty_text", "text_pos is empty, expected at least one text")
-        return [{**record, "text_pos": self._text("text_pos", each)} for each in positives]
+        made = [{**record, "text_pos": _text("text_pos", each)} for each in positives]
+        if scores:
+            made = [{**each, "meta": {**meta, "pos_score": score}} for each, score in zip(made, scores, strict=True)]
+        return made
 
-    def _column(self, role: Column, present: Container[str]) -> str | None:
-        return next((name for name in self.names[role] if name in present), None)
+    def _fit(self, row: Mapping[str, Any]) -> Fit:
+        stated = _stated_task(row) if self._by_type else None
+        key = (stated, tuple(row))
+        if key not in self._fits:
+            self._fits[key] = fit(self.source, list(row), stated)
+        found = self._fits[key]
+        if isinstance(found, str):
+            raise _BadRow("missing_column", found)
+        if found.form.layout == "piccolo" and "type" in row and not self.source.columns:
+            task = self.source.task
+            if (stated is None) if task is None else (stated not in (None, task)):
+                raise _BadRow("wrong_type", f"type is {row['type']!r}, expected {task or ' or '.join(TASKS)}")
+        return found
 
-    def _value(self, role: Column, row: Mapping[str, Any]) -> Any:
-        name = self._column(role, row)
-        return None if name is None else row[name]
+    def _page(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        html, url = values["html"], values.get("url")
+        if isinstance(html, str):
+            html = _text("html", html)
+        elif not isinstance(html, bytes):
+            raise _BadRow("bad_text", f"html is a {type(html).__name__}, expected a text or bytes")
+        page = page_reader(self.source.pages).read(html, url if isinstance(url, str) else None)
+        if isinstance(page, Fault):
+            raise _BadRow(page.reason, page.detail)
+        if not page.title or not page.text:
+            side = "text" if page.title else "title"
+            raise _BadRow(f"no_{side}", f"no {side} was found in the page", "dropped")
+        return {"text": page.title, "text_pos": page.text}
 
-    def _text(self, role: Column, value: Any) -> str:
-        if value is None or (isinstance(value, str) and not value.strip()):
-            raise _BadRow("empty_text", f"{role} is empty, expected a text")
-        if not isinstance(value, str):
-            raise _BadRow("bad_text", f"{role} is a {type(value).__name__} ({str(value)[:40]!r}), expected a text")
-        if not value.isascii() and not is_text(value):
-            raise _BadRow("invalid_utf8", f"{role} has half a surrogate pair, which is not Unicode text")
-        return value
-
-    def _optional_text(self, role: Column, row: Mapping[str, Any]) -> str | None:
-        value = self._value(role, row)
-        return self._text(role, value) if value else None
+    def _judgement(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        grade = beir.grade(values["grade"])
+        if grade is None:
+            raise _BadRow("bad_label", f"score is {values['grade']!r}, expected a number")
+        if not grade > 0:
+            raise _BadRow("not_relevant", f"score is {values['grade']}", "dropped")
+        assert self.source.split is not None, self.source.uri
+        if self._judged is None:
+            self._judged = beir.judged_texts(self.source.uri, self.source.split)
+        texts = self._judged
+        query, passage = str(values["query"]), str(values["passage"])
+        if query not in texts.queries:
+            raise _BadRow("missing_text", f"no query {query!r} in queries.jsonl")
+        if passage not in texts.passages:
+            raise _BadRow("missing_text", f"no passage {passage!r} in corpus.jsonl")
+        return {"text": texts.queries[query], "text_pos": texts.passages[passage]}
 
     def _label(self, value: Any) -> float:
         if str(value) in self.source.labels:
@@ -124,10 +170,59 @@ class ColumnMap:
         allowed = ", ".join(self.source.labels) or "'labels' of the source can translate texts"
         raise _BadRow("bad_label", f"label is {value!r}, expected a number ({allowed})")
 
-    def _lacks(self, role: Column, present: Iterable[str]) -> str:
-        wanted = " or ".join(repr(name) for name in self.names[role])
-        found = ", ".join(sorted(map(str, present))) or "none"
-        return f"no column {wanted} for {role}; columns found: {found} (the source's 'columns' can name another)"
+
+def _stated_task(row: Mapping[str, Any]) -> Task | None:
+    """The task that a row's `type` says: Piccolo2's names, or FlagEmbedding's for classes."""
+    stated = row.get("type")
+    if stated in CLASS_TYPES:
+        return "cls_contrast"
+    return next((task for task in TASKS if stated == task), None)
+
+
+def _chat(values: Mapping[str, Any]) -> dict[str, Any]:
+    if "messages" in values:
+        exchange = first_exchange(values["messages"])
+        if isinstance(exchange, str):
+            raise _BadRow("no_exchange", exchange)
+        return {"text": exchange[0], "text_pos": exchange[1]}
+    if not values.get("input"):
+        return {}
+    return {"text": f"{_text('text', values['text'])}\n{_text('input', values['input'])}"}
+
+
+def _document(values: Mapping[str, Any]) -> dict[str, Any]:
+    if "text" in values:
+        title, text = values["text"], values["text_pos"]
+    else:
+        title, text = split_title(_text("text_pos", values["text_pos"]))
+    for side, value in (("title", title), ("text", text)):
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise _BadRow(f"no_{side}", f"the document has no {side}", "dropped")
+    return {"text": title, "text_pos": text}
+
+
+def _scores(name: str, value: Any, count: int) -> list[float] | None:
+    """A teacher's scores, one for each text; None if the row has none."""
+    if value is None:
+        return None
+    numbers = value if isinstance(value, list) else [value]
+    if len(numbers) != count or not all(type(each) in (int, float) and math.isfinite(each) for each in numbers):
+        raise _BadRow("bad_scores", f"{name} is {str(value)[:80]}, expected {count} numbers")
+    return numbers
+
+
+def _text(role: str, value: Any) -> str:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise _BadRow("empty_text", f"{role} is empty, expected a text")
+    if not isinstance(value, str):
+        raise _BadRow("bad_text", f"{role} is a {type(value).__name__} ({str(value)[:40]!r}), expected a text")
+    if not value.isascii() and not is_text(value):
+        raise _BadRow("invalid_utf8", f"{role} has half a surrogate pair, which is not Unicode text")
+    return value
+
+
+def _optional_text(role: str, values: Mapping[str, Any]) -> str | None:
+    return _text(role, values[role]) if values.get(role) else None
 
 
 def _equal(found: Any, wanted: str | float) -> bool:
@@ -137,6 +232,15 @@ def _equal(found: Any, wanted: str | float) -> bool:
         return float(found) == wanted
     except ValueError:
         return False
+
+
+def _raw(row: Mapping[str, Any]) -> str:
+    """A row as it came, as far as a rejected row keeps it."""
+    kept = {}
+    for name, value in row.items():
+        short = value[:RAW_CHARACTERS] if isinstance(value, (str, bytes)) else value
+        kept[name] = short.decode("utf-8", "replace") if isinstance(short, bytes) else short
+    return _storable(json.dumps(kept, ensure_ascii=False, default=str))
 
 
 def _storable(text: str) -> str:

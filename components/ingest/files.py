@@ -91,14 +91,15 @@ def file_shards(part: FilePart, position: int) -> Iterator[ShardOutput]:
     that its text hashes to; one that cannot be read or is not wanted to the training side. A row with several positive
     passages counts as that many.
     """
-    shard, first = _Shard(part), not position
+    columns = ColumnMap(part.source)
+    shard, first = _Shard(part, columns), not position
     done, skip = divmod(position, PIECE_ROWS)
     for index, piece in enumerate(part.pieces[done:], done):
-        for number, row in read_rows(piece.uri, piece.carrier, piece.span, shard.columns.wanted, skip):
+        for number, row in read_rows(piece.uri, piece.carrier, piece.span, columns.wanted, skip):
             shard.add(piece, number, row)
             if shard.bytes >= part.shard_bytes:
                 yield shard.output(index * PIECE_ROWS + number + 1)
-                shard, first = _Shard(part), False
+                shard, first = _Shard(part, columns), False
         skip = 0
     last = shard.output(len(part.pieces) * PIECE_ROWS)
     if last.rows_in or first:
@@ -108,10 +109,10 @@ def file_shards(part: FilePart, position: int) -> Iterator[ShardOutput]:
 class _Shard:
     """Rows on their way to one output: a batch as Python objects, all before it as Arrow tables."""
 
-    def __init__(self, part: FilePart) -> None:
-        self.columns = ColumnMap(part.source)
+    def __init__(self, part: FilePart, columns: ColumnMap) -> None:
         self.bytes = 0
         """Of all but the present batch."""
+        self._columns = columns
         self._part = part
         self._kept: list[dict[str, Any]] = []
         self._rejected: list[dict[str, Any]] = []
@@ -121,10 +122,10 @@ class _Shard:
 
     def add(self, piece: Piece, number: int, row: dict[str, Any] | Fault) -> None:
         """Put a row where it belongs."""
-        if not isinstance(row, Fault) and not self.columns.selects(row):
+        if not isinstance(row, Fault) and not self._columns.selects(row):
             self._reject(piece, number, Fault("where", "does not meet the source's 'where'", "", "dropped"))
             return
-        records = row if isinstance(row, Fault) else self.columns.records(row)
+        records = row if isinstance(row, Fault) else self._columns.records(row)
         if isinstance(records, Fault):
             self._reject(piece, number, records)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from components.core import storage
 from components.core.errors import InputError
@@ -19,7 +20,7 @@ def run(ctx: Context) -> None:
     """Make both datasets. Raises InputError for a source that cannot be read, is empty or gives no record."""
     params = ctx.section(IngestParams)
     sources = read_sources(ctx.inputs["sources"])
-    listed = [source.params for source in sources if source.params in params.sources]
+    listed = [entry for entry, _ in groupby(source.entry for source in sources) if entry in params.sources]
     if listed != list(params.sources):
         raise InputError(f"{ctx.inputs['sources']}: does not list the present ingest.sources; run `{RESOLVE}`")
     datasets = []

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from components.core import storage
+from components.core.beir import beir_folder, is_beir
 from components.core.carriers import COMPRESSIONS, FORMATS, carrier_of, may_be_metadata
 from components.core.errors import InputError
 from components.core.fingerprint import digest_json
@@ -26,6 +28,7 @@ from components.core.step import Context
 from components.core.storage import FileInfo
 from components.core.suite import EvaluateParams, SuiteParams
 from components.sources.digests import FileDigests
+from components.sources.metalist import read_meta_list
 from components.sources.step import FEEDBACK
 
 
@@ -33,7 +36,10 @@ def run(ctx: Context) -> None:
     """Write the list of sources. Raises InputError for an entry that leads to nothing."""
     digests = FileDigests()
     entries = ctx.section(IngestParams).sources
-    sources = [resolve(entry, f"ingest.sources[{index}]", digests) for index, entry in enumerate(entries)]
+    sources: list[ResolvedSource] = []
+    for index, entry in enumerate(entries):
+        sources += resolve(entry, f"ingest.sources[{index}]", digests)
+    _check_names(sources)
     feedback = ctx.inputs.get("feedback", FEEDBACK)
     if storage.exists(feedback):
         sources += read_feedback(feedback)
@@ -45,18 +51,56 @@ def run(ctx: Context) -> None:
     ctx.log(f"{len(sources)} sources, {inputs} inputs")
 
 
-def resolve(entry: SourceParams, where: str, digests: FileDigests) -> ResolvedSource:
-    """The inputs of an entry, sorted. `where` names the entry in errors."""
+def resolve(entry: SourceParams, where: str, digests: FileDigests) -> list[ResolvedSource]:
+    """An entry with its inputs, sorted; of a meta list one for each line. `where` names the entry in errors."""
     if entry.is_pydoc:
-        return ResolvedSource(entry, tuple(_packages(entry, where)))
+        return [ResolvedSource(entry, tuple(_packages(entry, where)))]
+    if not entry.is_meta_list:
+        return [_files(entry, where, digests)]
+    sources = []
+    for number, line in read_meta_list(entry):
+        source = _files(line, f"{where}: {entry.uri} line {number}", digests)
+        sources.append(replace(source, listed=entry))
+    return sources
+
+
+def _files(entry: SourceParams, where: str, digests: FileDigests) -> ResolvedSource:
+    """The files of an entry. Raises InputError if it leads to nothing."""
     found = storage.list_files(entry.uri)
-    readable = {info.uri for info in found if carrier_of(info.uri) is not None}
+    uris = [info.uri for info in found]
+    if entry.layout == "beir" or (entry.layout is None and is_beir(uris)):
+        return _beir(entry, found, digests)
+    readable = {uri for uri in uris if carrier_of(uri) is not None}
     if not readable:
         raise InputError(f"{where}: {entry.uri}: {_nothing(entry.uri, len(found))}")
     if not all(map(may_be_metadata, readable)):
         readable = {uri for uri in readable if not may_be_metadata(uri)}
     inputs = [SourceInput(info.uri, _digest(info, digests), info.size) for info in found if info.uri in readable]
-    return ResolvedSource(entry, tuple(inputs), tuple(info.uri for info in found if info.uri not in readable))
+    return ResolvedSource(entry, tuple(inputs), tuple(uri for uri in uris if uri not in readable))
+
+
+def _beir(entry: SourceParams, found: Sequence[FileInfo], digests: FileDigests) -> ResolvedSource:
+    """A BEIR folder: rows are the judgements of one split, which depend on queries and corpus too."""
+    folder = beir_folder(entry.uri, [info.uri for info in found])
+    split = folder.choose_split(entry.split)
+    judged = folder.qrels[split]
+    needed = {info.uri: info for info in found if info.uri in (judged, folder.queries, folder.corpus)}
+    digest = digest_json([_digest(needed[uri], digests) for uri in (judged, folder.queries, folder.corpus)])
+    params = entry.model_copy(update={"layout": "beir", "split": split})
+    ignored = tuple(info.uri for info in found if info.uri not in needed)
+    return ResolvedSource(params, (SourceInput(judged, digest, needed[judged].size),), ignored, entry)
+
+
+def _check_names(sources: Sequence[ResolvedSource]) -> None:
+    """Raise InputError for two sources of one name; entries have been checked, lines of meta lists not yet."""
+    seen: dict[str, ResolvedSource] = {}
+    for source in sources:
+        other = seen.setdefault(source.params.title, source)
+        if other is not source:
+            raise InputError(
+                f"{source.entry.uri}: {source.params.uri} and {other.params.uri} are both named "
+                f"{source.params.title!r}; a meta list names each data set once, with its count"
+            )
 
 
 def read_feedback(uri: str) -> list[ResolvedSource]:

@@ -88,7 +88,8 @@ def test_a_header_without_a_needed_or_named_column_is_reported() -> None:
     columns = ColumnMap(SourceParams(uri="x.csv", task="retri_contrast", columns={"text_neg": "hard"}))
     assert columns.missing(["query", "pos", "hard"]) is None
     assert columns.missing(["query", "hard"]) == (
-        "no column 'text_pos' or 'pos' or 'positive' or 'sentence2' for text_pos; columns found: hard, query "
+        "no column 'pos' or 'positive' or 'answer' or 'passage' or 'sentence2' or 'sentence_1' or 'text_pos' for "
+        "text_pos; columns found: hard, query "
         "(the source's 'columns' can name another)"
     )
     assert "no column 'hard' for text_neg" in str(columns.missing(["query", "pos"]))

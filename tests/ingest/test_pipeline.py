@@ -227,7 +227,7 @@ def test_a_second_run_keeps_finished_shards(ingest: Ingest, monkeypatch: pytest.
         ("a.csv", b"query,pos\n", r"a.csv: source 'a' is empty"),
         ("a.jsonl", b"{'query': 'x'}\nxx\n", r"not one of 2 rows .* not_json \(2 rows\), first in row 0 of a.jsonl"),
         ("a.jsonl", json_lines([{"q": 1}] * 3 + [5]), r"missing_column \(3 rows\), .* no column .*columns found: q"),
-        ("a.csv", b"query,passage\nq,p\n", r"a.csv: no column 'text_pos' or 'pos' .*columns found: passage, query"),
+        ("a.csv", b"query,hit\nq,p\n", r"a.csv: no column 'pos' or 'positive' .*columns found: hit, query"),
         ("a.jsonl.gz", gzip.compress(json_lines(PAIRS))[:12], r"truncated \(1 rows\), .* a.jsonl.gz: the .gz data"),
         ("a.parquet", b"PAR1 but not really", r"corrupt \(1 rows\), .*a.parquet: not a readable .parquet file"),
         ("a.json", b'[{"query": "q", "pos": "p"}]', r"json_array \(1 rows\), .* a.json: the file is one JSON array"),

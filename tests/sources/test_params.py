@@ -14,7 +14,16 @@ JSONL = {"uri": "a.jsonl", "task": "cosent"}
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([{"uri": "a.jsonl"}], r"ingest\.sources\.0: a source of files needs a task"),
+        ([{**JSONL, "layout": "msmarco"}], r"ingest\.sources\.0\.layout: .*'piccolo', 'flagembedding'"),
+        ([{**JSONL, "layout": "beir"}], r"ingest\.sources\.0: rows of layout beir train retri_contrast, not cosent"),
+        (
+            [{**JSONL, "layout": "piccolo", "split": "dev"}],
+            r"ingest\.sources\.0: split is for layout beir, not piccolo",
+        ),
+        ([{**JSONL, "root": "data"}], r"ingest\.sources\.0: root is for a meta list \(\.txt or \.list\), and a\.jsonl"),
+        ([{**JSONL, "repeat": 0}], r"ingest\.sources\.0\.repeat: .*greater than or equal to 1"),
+        ([{**JSONL, "pages": {"max_byte": 1}}], r"sources\.0\.pages\.max_byte: unknown key; did you mean max_bytes\?"),
+        ([{"uri": "pydoc:", "stdlib": True, "repeat": 2}], r"a source 'pydoc:' takes no repeat"),
         ([{**JSONL, "packages": ["numpy"]}], r"ingest\.sources\.0: a source of files takes no packages"),
         ([{"uri": "pydoc:"}], r"ingest\.sources\.0: a source 'pydoc:' needs 'packages', 'stdlib: true' or both"),
         ([{"uri": "pydoc:", "stdlib": True, "task": "cosent"}], r"a source 'pydoc:' takes no task"),
