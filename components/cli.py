@@ -21,6 +21,7 @@ AROUND = {
     "run": "components.run.command:run",
     "recipe": "components.run.recipe:recipe",
     "classifier": "components.classifier.command:classifier",
+    "ledger": "components.ledger.command:ledger",
     "search": "components.search.command:search",
     "flywheel": "components.flywheel.command:flywheel",
 }

@@ -1,0 +1,1 @@
+"""The command `embedmill ledger`: where the rows of a run went, and what they were."""

@@ -1,0 +1,117 @@
+"""The funnel of a dataset: rows into and out of each stage, and why the others left, read from its manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from components.core.ledger import Ledger
+from components.filter.verdict import STAGES as FILTER_STAGES
+
+# The stages of a step that has several; its reasons in the order in which rows meet them.
+STAGES: Mapping[str, Mapping[str, tuple[str, ...]]] = {"filter": FILTER_STAGES}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Rows that left for one reason; kind: `dropped` by a rule, or `quarantined` because they could not be read."""
+
+    reason: str
+    kind: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Rows into and out of one stage, and those it lost, the most frequent reason first."""
+
+    name: str
+    rows_in: int
+    rows_out: int
+    lost: tuple[Loss, ...]
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """One step's account of its rows: of a whole dataset (`source` is None) or of one source."""
+
+    step: str
+    dataset: str
+    source: str | None
+    rows_in: int
+    rows_out: int
+    stages: tuple[Stage, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def funnel(step: str, dataset: str, ledger: Ledger, source: str | None = None) -> Funnel:
+    """The funnel of a ledger, over all sources or for one."""
+    rows_in, rows_out = (rows.total() if source is None else rows[source] for rows in (ledger.rows_in, ledger.rows_out))
+    losses = {loss.reason: loss for loss in _losses(ledger, source)}
+    named = STAGES.get(step, {})
+    placed = {reason for reasons in named.values() for reason in reasons}
+    groups = [(stage, [losses[reason] for reason in reasons if reason in losses]) for stage, reasons in named.items()]
+    others = [loss for reason, loss in losses.items() if reason not in placed]
+    if others or not groups:
+        groups.insert(0, (step if not groups else "read", others))
+    stages, left = [], rows_in
+    for name, lost in groups:
+        after = left - sum(loss.rows for loss in lost)
+        stages.append(Stage(name, left, after, tuple(sorted(lost, key=lambda loss: (-loss.rows, loss.reason)))))
+        left = after
+    return Funnel(step, dataset, source, rows_in, rows_out, tuple(stages))
+
+
+def _losses(ledger: Ledger, source: str | None) -> Iterator[Loss]:
+    for kind, side in (("dropped", ledger.dropped), ("quarantined", ledger.quarantined)):
+        total: Counter[str] = Counter()
+        for name, reasons in side.items():
+            if source in (None, name):
+                total.update(reasons)
+        yield from (Loss(reason, kind, rows) for reason, rows in total.items() if rows)
+
+
+HEADER = ("stage", "rows in", "rows out", "kept", "lost", "of rows in", "reason")
+
+
+def table(funnels: list[Funnel]) -> list[tuple[str, ...]]:
+    """Cells of a table with HEADER: a line a step, below it a line for each stage that lost rows, with its reasons.
+
+    `kept` and `of rows in` are per cent; the latter of the step's rows.
+    """
+    lines: list[tuple[str, ...]] = []
+    for each in funnels:
+        losing = [stage for stage in each.stages if stage.lost]
+        several = len(each.stages) > 1
+        lost = each.rows_in - each.rows_out
+        head = (_count(each.rows_in), _count(each.rows_out), _percent(each.rows_out, each.rows_in))
+        lines.append((each.step, *head, _count(lost), _percent(lost, each.rows_in), ""))
+        for stage in losing:
+            name, numbers = "", ("", "", "")
+            if several:
+                name = f"  {stage.name}"
+                numbers = (_count(stage.rows_in), _count(stage.rows_out), _percent(stage.rows_out, stage.rows_in))
+            for loss in stage.lost:
+                reason = loss.reason if loss.kind == "dropped" else f"{loss.reason} (quarantined)"
+                lines.append((name, *numbers, _count(loss.rows), _percent(loss.rows, each.rows_in), reason))
+                name, numbers = "", ("", "", "")
+    return lines
+
+
+def _count(rows: int) -> str:
+    return f"{rows:,}"
+
+
+def _percent(part: int, whole: int) -> str:
+    """To 0.1; "<0.1" and ">99.9" where rounding would say none or all."""
+    if not whole:
+        return "–"
+    share = 100 * part / whole
+    if 0 < share < 0.05:
+        return "<0.1 %"
+    return ">99.9 %" if 99.95 <= share < 100 else f"{share:.1f} %"
