@@ -34,19 +34,21 @@ def arrow_columns(file: BinaryIO) -> list[str] | None:
 
 
 def parquet_spans(file: BinaryIO, columns: Sequence[str] | None, text_bytes: int) -> list[Span]:
-    """Spans of row groups whose wanted columns hold about `text_bytes` each, by the footer; one if it is unreadable."""
+    """Spans of row groups whose wanted columns hold at most `text_bytes` each, unless a single one holds more.
+
+    Known from the footer; a file without a readable one is a single span.
+    """
     reader = _open_parquet(file)
     if isinstance(reader, Fault):
         return [Span()]
     spans, first, size = [], 0, 0
     for group in range(reader.metadata.num_row_groups):
-        size += _group_bytes(reader.metadata.row_group(group), columns)
-        if size >= text_bytes:
-            spans.append(Span(first, group + 1))
-            first, size = group + 1, 0
-    if first < reader.metadata.num_row_groups or not spans:
-        spans.append(Span(first, None))
-    return spans
+        group_bytes = _group_bytes(reader.metadata.row_group(group), columns)
+        if size and size + group_bytes > text_bytes:
+            spans.append(Span(first, group))
+            first, size = group, 0
+        size += group_bytes
+    return [*spans, Span(first, None)]
 
 
 def rows_before_group(file: BinaryIO, group: int) -> int:

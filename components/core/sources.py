@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -140,7 +141,7 @@ class SourceParams(Section):
         """Whether this is a list of data sets with their repeat counts."""
         return self.uri.lower().endswith(META_LISTS)
 
-    @property
+    @cached_property
     def title(self) -> str:
         """The name in ledgers and reports: as given, or the last part of the URI that says something."""
         if self.name is not None:

@@ -24,6 +24,8 @@ SMALL_BYTES = 1 << 20
 # Rows become Arrow tables in batches of at most this many, or of about so many characters.
 BATCH_ROWS = 1024
 BATCH_CHARACTERS = 4 << 20
+TEXTS = ("text", "text_pos", "text_neg", "text_pair")
+REJECTED_TEXTS = ("detail", "record")
 # A position in a part is a piece times this, and a row of the piece.
 PIECE_ROWS = 1 << 40
 
@@ -111,9 +113,8 @@ class _Shard:
 
     def __init__(self, part: FilePart, columns: ColumnMap) -> None:
         self.bytes = 0
-        """Of all but the present batch."""
-        self._columns = columns
-        self._part = part
+        """Of the texts of all but the present batch."""
+        self._part, self._columns = part, columns
         self._kept: list[dict[str, Any]] = []
         self._rejected: list[dict[str, Any]] = []
         self._characters = 0
@@ -164,12 +165,13 @@ class _Shard:
             self._flush()
 
     def _flush(self) -> None:
-        if self._kept:
-            self._tables.append(record_table(self._kept))
-            self.bytes += self._tables[-1].nbytes
-        if self._rejected:
-            self._rejected_tables.append(rejected_table(self._rejected))
-            self.bytes += self._rejected_tables[-1].nbytes
+        for rows, tables, make, texts in (
+            (self._kept, self._tables, record_table, TEXTS),
+            (self._rejected, self._rejected_tables, rejected_table, REJECTED_TEXTS),
+        ):
+            if rows:
+                tables.append(make(rows))
+                self.bytes += tables[-1].select(texts).nbytes
         self._kept, self._rejected, self._characters = [], [], 0
 
 

@@ -107,7 +107,7 @@ def test_large_files_are_split_into_shards_with_the_same_rows(
     tables = [data.read() for data in whole], whole[0].read_rejected()
     assert tables[1]["offset"].to_pylist() == [20]
     monkeypatch.setattr("components.ingest.files.BATCH_ROWS", 3)
-    split = ingest(entry, shard_bytes=500)
+    split = ingest(entry, shard_bytes=200)
     assert (len(whole[0].shards), len(whole[1].shards)) == (1, 1)
     assert len(split[0].shards) > 4
     assert [data.read() for data in split] == tables[0]
@@ -125,7 +125,7 @@ def test_small_files_share_a_shard_and_keep_their_order(ingest: Ingest, monkeypa
     files = [detail.partition(":")[0] for detail in rejected["detail"].to_pylist()]
     assert files == [f"rows/{number:03d}.jsonl" for number in range(40)]
     monkeypatch.setattr("components.ingest.files.BATCH_ROWS", 3)
-    split, _ = ingest(entry, shard_bytes=300)
+    split, _ = ingest(entry, shard_bytes=150)
     assert 8 < len(split.shards) < 30
     assert split.read() == kept
     assert split.read_rejected() == rejected
@@ -145,7 +145,7 @@ def test_a_killed_step_goes_on_in_the_middle_of_a_file(
     monkeypatch.setattr("components.ingest.files.BATCH_ROWS", 2)
     monkeypatch.setattr("components.ingest.files.split_file", lambda *arguments: [Span()])
     entry = {"uri": name, "task": "retri_contrast"}
-    size = {"shard_bytes": 1000 if name == "rows" else 400}
+    size = {"shard_bytes": 300 if name == "rows" else 150}
     ingest(entry, **size)
     expected = bytes_of(Path("data"))
     shutil.rmtree("data/ingest")
