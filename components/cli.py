@@ -22,6 +22,7 @@ AROUND = {
     "recipe": "components.run.recipe:recipe",
     "classifier": "components.classifier.command:classifier",
     "ledger": "components.ledger.command:ledger",
+    "calibrate": "components.calibrate.command:calibrate",
     "search": "components.search.command:search",
     "flywheel": "components.flywheel.command:flywheel",
 }
