@@ -31,11 +31,13 @@ class Rounds:
     partitions: int
     round_bytes: int
     _waiting: list[tuple[pa.Table, NDArray[np.int64]]] = field(default_factory=list)
+    _bytes: int = 0
 
     def add(self, table: pa.Table, partition: NDArray[np.int64]) -> None:
         """Add rows [N]; `partition` [N] says where each goes. Rows of a partition keep their order."""
         self._waiting.append((table, partition))
-        if sum(waiting.nbytes for waiting, _ in self._waiting) >= self.round_bytes:
+        self._bytes += table.nbytes
+        if self._bytes >= self.round_bytes:
             self.flush()
 
     def flush(self) -> None:
@@ -45,6 +47,7 @@ class Rounds:
         table = pa.concat_tables([waiting for waiting, _ in self._waiting])
         partition = np.concatenate([waiting for _, waiting in self._waiting])
         self._waiting.clear()
+        self._bytes = 0
         if self.partitions == 1:
             self.sink.write_table(table)  # every batch is a round
             return

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import xxhash
 
@@ -92,7 +93,7 @@ def rejected_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
 def reject_records(table: pa.Table, reasons: Sequence[str], details: Sequence[str | None] | None = None) -> pa.Table:
     """Rejected rows for records [N] that a rule dropped, with its reason [N] and, where useful, a detail [N]."""
     records = [
-        json.dumps({key: value for key, value in row.items() if value is not None}, sort_keys=True, ensure_ascii=False)
+        orjson.dumps({key: value for key, value in row.items() if value is not None}, option=orjson.OPT_SORT_KEYS)
         for row in table.to_pylist()
     ]
     columns = {
@@ -102,6 +103,6 @@ def reject_records(table: pa.Table, reasons: Sequence[str], details: Sequence[st
         "detail": list(details) if details is not None else [None] * len(table),
         "source": table["source"].combine_chunks(),
         "offset": [None] * len(table),
-        "record": [record[:RAW_CHARACTERS] for record in records],
+        "record": [record.decode()[:RAW_CHARACTERS] for record in records],
     }
     return pa.table([pa.array(columns[f.name], f.type) for f in REJECTED_SCHEMA], schema=REJECTED_SCHEMA)

@@ -18,9 +18,10 @@ from components.core.textnorm import text_id
 from components.filter.shingles import jaccard, shingle_sets
 from components.filter.texts import SAMPLE_CHARACTERS
 
-# In a band's bucket each row meets the first row and this many after it (all of them in a bucket of up to one more):
-# a bucket of m rows gives at most (1 + _NEIGHBOURS)·m edges instead of m².
-_NEIGHBOURS = 16
+# In a band's bucket of up to this many rows all meet; in a larger one each meets the first row, which all of them are
+# likely to be like, and the next few: a bucket of m rows gives at most (1 + _NEIGHBOURS)·m edges instead of m².
+_ALL_MEET = 17
+_NEIGHBOURS = 4
 _BLOCK = 1 << 18  # records of a block of candidates: at most 17 times as many pairs, 70 MB
 _BLOCK_PAIRS = 1 << 14  # pairs of texts whose shingle sets are in memory at once: 0.5 GB if none is in two pairs
 
@@ -80,13 +81,15 @@ def candidates(hashes: Ids, ranks: Ids, rows: Ids) -> Iterator[tuple[Ids, Ids]]:
     first[1:] = hashes[1:] != hashes[:-1]
     index = np.arange(len(order))
     starts = np.maximum.accumulate(np.where(first, index, 0))
+    sizes = np.diff(np.append(np.flatnonzero(first), len(order)))
+    reach = np.where(np.repeat(sizes, sizes) > _ALL_MEET, _NEIGHBOURS, _ALL_MEET)
     for block in range(0, len(order), _BLOCK):
         inside = index[block : block + _BLOCK]
-        depth = inside - starts[inside]
-        far = inside[depth > _NEIGHBOURS]
+        depth, most = inside - starts[inside], reach[inside]
+        far = inside[depth > most]
         lower, upper = [starts[far]], [far]
-        for distance in range(1, min(_NEIGHBOURS, int(depth.max())) + 1):
-            near = inside[depth >= distance]
+        for distance in range(1, min(_ALL_MEET, int(depth.max(initial=0))) + 1):
+            near = inside[np.minimum(depth, most) >= distance]
             lower.append(near - distance)
             upper.append(near)
         yield distinct_pairs(rows[np.concatenate(lower)], rows[np.concatenate(upper)])[:2]

@@ -15,18 +15,20 @@ KEY_BYTES = 48  # kind, two keys, rank, address, id
 BAND_BYTES = 24  # hash, rank, address
 EDGE_BYTES = 16  # two addresses
 NODE_BYTES = 40  # address, id, rank, two keys; the texts come on top
+REQUEST_BYTES = 16  # address, partition that asks
 VERIFIED_BYTES = 48  # address, rank and id of both rows
-# Working memory of a task over the bytes that it has read: columns made contiguous, sort order, masks.
-SORTING = 4
-# Working memory of the components for each verified edge, everything included.
-COMPONENT_BYTES = 128
-# A task plans to fill this share of its budget; the rest is for what no partition can split: one bucket, one page.
-FILL = 0.5
-# What pairs of text were measured to have: candidate edges for each row (3 in module documentation, 0.3 in Chinese
-# questions), of which this share is verified, and bytes of the first 2,000 characters of both sides.
-EDGES_A_ROW = 3.0
-VERIFIED_SHARE = 0.4
-TEXT_BYTES_A_ROW = 1500
+# Peak working memory over the bytes that a task has read or holds for a round, as measured: columns made contiguous,
+# sort orders, masks (2.0 for keys, 3.4 for bands, 3 for a round, 2 for texts).
+KEY_MEMORY, BAND_MEMORY, ROUND_MEMORY, TEXT_MEMORY = 2.5, 3.5, 3, 2
+# Working memory of the clusters for each verified edge, everything included (147 as measured).
+COMPONENT_BYTES = 160
+# A task plans to fill this share of its budget; the rest is for what no partition can split: the rows of one bucket.
+FILL = 0.4
+# What pairs of text were measured to have: candidate edges for each row (0.7 in module documentation, 0.004 in Chinese
+# questions), of which this share is verified (0.16), and bytes of the first 2,000 characters of both sides (490).
+EDGES_A_ROW = 1.0
+VERIFIED_SHARE = 0.25
+TEXT_BYTES_A_ROW = 1000
 
 
 @dataclass(frozen=True)
@@ -85,42 +87,42 @@ def plan(rows: int, shards: int, threshold: float | None, budget: int) -> Shuffl
     `threshold` is the Jaccard that both sides of near-duplicates reach; None plans for exact duplicates alone.
     """
     bands = 0 if threshold is None else cut(threshold, sides=2).count
-    room = budget * FILL
+    room = int(budget * FILL)
     keys, banded = rows * KEY_BYTES, rows * bands * BAND_BYTES
     edges = int(rows * EDGES_A_ROW) if bands else 0
-    round_bytes = max(1, int(room / SORTING))
-    groups = min(max(1, shards), _parts(max(keys, banded), round_bytes))
-    key_partitions = _parts(keys * SORTING, room)
-    band_partitions = _parts(banded * SORTING, room)
-    edge_partitions = 1
-    while _edge_task(rows, edges, edge_partitions) > room:
-        edge_partitions += max(1, edge_partitions // 64)
+    verified = int(edges * VERIFIED_SHARE)
+    round_bytes = max(1, room // ROUND_MEMORY)
+    key_partitions = _parts(keys * KEY_MEMORY, room // 2)  # twice as many: no other phase sees repeated rows
+    band_partitions = _parts(banded * BAND_MEMORY, room)
+    alone = _edge_task(rows, edges, 1) <= room
+    # a pair of rows may bring both rows' texts into its partition
+    edge_partitions = 1 if alone else _parts(edges * _edge_task(2, 1, 1), room)
     nodes = min(rows * edge_partitions, 2 * edges)
     return ShufflePlan(
         rows=rows,
         shards=shards,
         bands=bands,
-        groups=groups,
+        groups=min(max(1, shards), _parts(max(keys, banded), round_bytes)),
         key_partitions=key_partitions,
         band_partitions=band_partitions,
         edge_partitions=edge_partitions,
         round_bytes=round_bytes,
         keys_shuffled=keys,
         bands_shuffled=banded,
-        edges_shuffled=edges * EDGE_BYTES + nodes * 8 + int(edges * VERIFIED_SHARE) * VERIFIED_BYTES,
+        edges_shuffled=edges * EDGE_BYTES + nodes * REQUEST_BYTES + verified * VERIFIED_BYTES,
         texts_shuffled=nodes * (NODE_BYTES + TEXT_BYTES_A_ROW),
-        map_task=SORTING * min(round_bytes, max(keys, banded)),
-        key_task=ceil(keys * SORTING / key_partitions),
-        band_task=ceil(banded * SORTING / band_partitions),
+        map_task=ROUND_MEMORY * min(round_bytes, max(keys, banded)),
+        key_task=ceil(keys * KEY_MEMORY / key_partitions),
+        band_task=ceil(banded * BAND_MEMORY / band_partitions),
         edge_task=_edge_task(rows, edges, edge_partitions),
-        components=int(edges * VERIFIED_SHARE) * COMPONENT_BYTES,
+        components=verified * COMPONENT_BYTES,
     )
 
 
-def _parts(amount: float, room: float) -> int:
+def _parts(amount: float, room: int) -> int:
     return max(1, ceil(amount / room))
 
 
 def _edge_task(rows: int, edges: int, partitions: int) -> int:
     mine = ceil(edges / partitions)
-    return mine * EDGE_BYTES * SORTING + min(rows, 2 * mine) * 2 * (NODE_BYTES + TEXT_BYTES_A_ROW)
+    return ceil(mine * EDGE_BYTES * BAND_MEMORY + min(rows, 2 * mine) * TEXT_MEMORY * (NODE_BYTES + TEXT_BYTES_A_ROW))
