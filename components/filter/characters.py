@@ -17,6 +17,7 @@ _HAN = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x32400)
 _KANA = ((0x3041, 0x3100), (0x31F0, 0x3200), (0xFF66, 0xFFA0))
 _HANGUL = ((0x1100, 0x1200), (0x3130, 0x3190), (0xA960, 0xA980), (0xAC00, 0xD800))
 _LATIN = ((0x41, 0x250), (0x1E00, 0x1F00), (0x2C60, 0x2C80), (0xA720, 0xA800), (0xFF21, 0xFF5B))
+_EMOJI_MARKS = ((0x20D0, 0x2100), (0xFE00, 0xFE10))  # enclosing marks and variation selectors: they spell no word
 _TABLE_SIZE = 0x32400  # assigned letters end here; what lies above is symbols and private use
 
 
@@ -51,4 +52,6 @@ def _class_table() -> NDArray[np.uint8]:
             table[start:stop][letters[start:stop]] = script
     for start, stop in _HAN:
         table[start:stop] = HAN
+    for start, stop in _EMOJI_MARKS:
+        table[start:stop] = SYMBOL
     return table

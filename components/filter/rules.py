@@ -67,7 +67,7 @@ def judge_heuristics(
     repeated = _repeated_share(texts)
     for reason, shares, limits, detail in (
         ("mojibake", mojibake_shares(texts.texts), limit(params.max_mojibake_share), "{:.3f} of it"),
-        ("symbols", _class_share(counts, characters.SYMBOL), limit(params.max_symbol_share), "{:.2f} of it"),
+        ("symbols", _symbol_share(counts), limit(params.max_symbol_share), "{:.2f} of it"),
         ("digits", _class_share(counts, characters.DIGIT), limit(params.max_digit_share), "{:.2f} of it"),
         ("repetition", repeated, 1 - limit(params.min_distinct_share), "{:.2f} of its 5-grams"),
         (
@@ -133,6 +133,12 @@ def _drop(verdict: Verdict, mask: Mask, reason: str, values: NDArray[Any], detai
 def _class_share(counts: NDArray[np.int64], which: int) -> NDArray[np.float64]:
     total = counts.sum(axis=1)
     return np.where(total >= HEURISTIC_CHARACTERS, counts[:, which] / np.maximum(total, 1), 0.0)
+
+
+def _symbol_share(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Share of symbols; all of a text that has neither letter nor digit, however short: emoji alone say too little."""
+    wordless = counts[:, [characters.SPACE, characters.SYMBOL]].sum(axis=1) == counts.sum(axis=1)
+    return np.where(wordless, 1.0, _class_share(counts, characters.SYMBOL))
 
 
 def _repeated_share(texts: ShardTexts) -> NDArray[np.float64]:
