@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks import processes
 from benchmarks.measure import cpu_seconds
 from components import chain
 from components.core.command import run_step
@@ -22,7 +23,6 @@ from components.core.manifest import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_SECONDS = 0.05
-_TICKS = os.sysconf("SC_CLK_TCK")
 # A suite that reads nothing, for the parts that measure no contamination.
 NO_SUITE = {"suite": [{"name": "none", "type": "heldout", "source": "none"}]}
 NO_CONTAMINATION = {"exact": False, "near": None}
@@ -89,30 +89,16 @@ class Project:
 def _watch(process: subprocess.Popen[bytes]) -> dict[int, tuple[float, int]]:
     """CPU seconds and peak resident bytes of a process and of everything it starts, by process id.
 
-    Each process is read as long as it lives, so a worker's last 50 ms may be missed.
+    Each process is read as long as it lives, so the last 50 ms of one may be missed.
     """
-    usage: dict[int, tuple[float, int]] = {process.pid: (0.0, 0)}
+    taken: dict[int, tuple[float, int]] = {process.pid: (0.0, 0)}
     while process.poll() is None:
-        for pid in _family(process.pid):
-            with contextlib.suppress(OSError, ValueError, StopIteration):
-                usage[pid] = _read_usage(pid)
+        for pid in processes.family(process.pid):
+            found = processes.usage(pid)
+            cpu, peak = taken.get(pid, (0.0, 0))
+            taken[pid] = (max(cpu, found.cpu), max(peak, found.peak))
         time.sleep(SAMPLE_SECONDS)
-    return usage
-
-
-def _family(pid: int) -> Iterator[int]:
-    yield pid
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield from _family(int(child))
-
-
-def _read_usage(pid: int) -> tuple[float, int]:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    status = Path(f"/proc/{pid}/status").read_text().splitlines()
-    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    return (int(fields[11]) + int(fields[12])) / _TICKS, peak * 1024
+    return taken
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -45,15 +46,17 @@ class Peer:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
         self._log.close()
 
     def measure(self) -> float:
         """CPU seconds of one more run; `value` is what came out of it."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write("run\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # then it does not answer either
+            self._process.stdin.write("run\n")
+            self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
             self._log.seek(0)
