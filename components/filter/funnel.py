@@ -6,24 +6,28 @@ import csv
 import io
 from collections import Counter
 
-from components.filter.verdict import CODES, STAGES
+from components.filter.params import FilterParams
+from components.filter.verdict import REASONS, STAGES
 
 FIRST_STAGE = "ingest"
 COLUMNS = ("stage", "rows", "dropped", "reasons")
 
 
-def funnel_csv(rows_by_code: Counter[int]) -> bytes:
+def funnel_csv(rows_by_code: Counter[int], params: FilterParams) -> bytes:
     """One line for each stage in order: rows left after it, rows dropped in it, and these by reason.
 
     `rows_by_code` counts rows by reason code (KEPT included). Counts by source stand in the dataset's ledger.
     """
+    rows_by_reason = Counter({(*REASONS, *params.classifiers)[code]: rows for code, rows in rows_by_code.items()})
+    classifiers = {"safety": params.safety, "quality": params.quality}
     left = rows_by_code.total()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerow([FIRST_STAGE, left, 0, ""])
     for stage, reasons in STAGES.items():
-        counts = {reason: rows_by_code[CODES[reason]] for reason in reasons if rows_by_code[CODES[reason]]}
+        reasons = (*reasons, *(entry.name for entry in classifiers.get(stage, ())))
+        counts = {reason: rows_by_reason[reason] for reason in reasons if rows_by_reason[reason]}
         left -= sum(counts.values())
         spelt = "; ".join(f"{reason} {rows}" for reason, rows in counts.items())
         writer.writerow([stage, left, sum(counts.values()), spelt])

@@ -11,8 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.core import storage
-from components.filter import contamination, duplicates, language, rules
+from components.filter import classification, contamination, domains, duplicates, fluency, language, rules
 from components.filter.characters import class_counts
+from components.filter.classification import SCORE, Scores
 from components.filter.contamination import Reference
 from components.filter.minhash import band_hashes, cut, mix, signatures
 from components.filter.normalise import clean_table
@@ -28,7 +29,8 @@ class Judgement:
     """Rows [N] of one shard: verdict of the row rules, language, and what deduplication and contamination need.
 
     `bands` [B, N] are zero for rows that the rules dropped. `contaminated` [N] holds CLEAN, EXACT or NEAR and
-    `evidence` [N] the text of the suite that was met; they count only for rows that survive deduplication.
+    `evidence` [N] the text of the suite that was met; they count only for rows that survive deduplication. `scores`
+    are those of each classifier, NaN where it did not judge.
     """
 
     ids: Ids
@@ -43,6 +45,7 @@ class Judgement:
     bands: Ids
     contaminated: NDArray[np.uint8]
     evidence: list[str | None]
+    scores: dict[str, Scores]
 
     def to_bytes(self) -> bytes:
         """As an Arrow file."""
@@ -61,6 +64,7 @@ class Judgement:
             "evidence": pa.array(self.evidence, pa.string()),
         }
         columns |= {f"band_{band}": pa.array(hashes) for band, hashes in enumerate(self.bands)}
+        columns |= {f"{SCORE}{name}": pa.array(scores) for name, scores in self.scores.items()}
         table = pa.table(columns)
         buffer = io.BytesIO()
         with pa.ipc.new_file(buffer, table.schema) as writer:
@@ -69,22 +73,25 @@ class Judgement:
 
 
 def read_judgement(uri: str, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a judgement that was written as `to_bytes` says; `bands` stands for all of them."""
+    """Some columns of a judgement that was written as `to_bytes` says; `bands` and `scores` stand for all of them."""
     with storage.open_read(uri) as file:
         names = pa.ipc.open_file(pa.PythonFile(file)).schema.names
-        wanted = [n for n, name in enumerate(names) if name in columns or ("bands" in columns and name[:5] == "band_")]
+        groups = tuple(prefix for group, prefix in (("bands", "band_"), ("scores", SCORE)) if group in columns)
+        wanted = [n for n, name in enumerate(names) if name in columns or name.startswith(groups)]
         file.seek(0)
         options = pa.ipc.IpcReadOptions(included_fields=wanted)
         return pa.ipc.open_file(pa.PythonFile(file), options=options).read_all()
 
 
-def judge(table: pa.Table, params: FilterParams, reference: Reference) -> Judgement:
-    """Judge the records of one shard: a pure function of its arguments."""
+def judge(
+    table: pa.Table, params: FilterParams, reference: Reference, fluent: fluency.Judge | None = None
+) -> Judgement:
+    """Judge the records of one shard: a pure function of its arguments (files that `params` names have digests)."""
     table = clean_table(table)
     texts = ShardTexts.of(table)
     counts = class_counts(texts.texts)
     tasks = np.array(table["task"].to_pylist(), object)
-    verdict = Verdict.keep_all(len(table))
+    verdict = Verdict.keep_all(len(table), params.classifiers)
     rules.judge_presence(texts, verdict)
     given = table["lang"].to_pylist()
     languages = language.row_languages(texts, counts, given, params.languages, params.language_confidence)
@@ -92,6 +99,14 @@ def judge(table: pa.Table, params: FilterParams, reference: Reference) -> Judgem
     rules.judge_length(texts, tasks, languages, params, verdict)
     rules.judge_heuristics(texts, counts, tasks, languages, params, verdict)
     rules.judge_pairs(texts, tasks, params, verdict)
+
+    if params.blocked_domains:
+        blocked, names = domains.read_blocked(params.blocked_domains).rows(table["url"])
+        verdict.drop(blocked, "blocked_domain", names)
+    scores = classification.judge(texts, tasks, languages, params.safety, verdict)
+    if fluent is not None:
+        fluent.judge(texts, counts, tasks, verdict)
+    scores |= classification.judge(texts, tasks, languages, params.quality, verdict)
 
     among = _texts_of(texts, verdict.kept)
     signature = signatures([texts.keys[index][:SAMPLE_CHARACTERS] for index in among])
@@ -110,6 +125,7 @@ def judge(table: pa.Table, params: FilterParams, reference: Reference) -> Judgem
         bands=_pair_bands(texts, among, signature, verdict.kept, params.near_duplicates.threshold),
         contaminated=contaminated,
         evidence=evidence,
+        scores=scores,
     )
 
 

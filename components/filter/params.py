@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from components.core.settings import Section
+from components.filter.verdict import REASONS
 
 DEFAULT = "default"
 
@@ -21,12 +22,6 @@ def _for_all_languages(value: Any) -> Any:
     return value
 
 
-def _no_classifier_yet(value: Any) -> Any:
-    if value:
-        raise ValueError("classifiers are not available yet: leave the list empty")
-    return value
-
-
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 LanguageOrDefault = Annotated[str, Field(pattern=r"^(default|[a-z]{2,3})$")]
@@ -34,7 +29,44 @@ Characters = Annotated[int, Field(ge=1)]
 CharactersByLanguage = Annotated[dict[LanguageOrDefault, Characters], BeforeValidator(_for_all_languages)]
 ShareByLanguage = Annotated[dict[LanguageOrDefault, Share], BeforeValidator(_for_all_languages)]
 Task = Literal["retri_contrast", "cosent", "cls_contrast"]
-NoClassifiers = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_no_classifier_yet)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ClassifierParams(Section):
+    """A classifier that drops rows with a side it is sure of."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="The reason that its rows are dropped for.")
+    uri: str = Field(min_length=1, description="File or folder: fastText, scikit-learn (skops) or ONNX.")
+    sha256: Sha256 = Field(description="Its digest, as `embedmill classifier digest` prints it.")
+    label: str = Field(min_length=1, description="The label whose probability counts.")
+    threshold: Share = Field(description="Probability from which a row is dropped.")
+    languages: tuple[Language, ...] = Field(default=(), description="Languages of rows that it judges; empty: all.")
+    side: Literal["either", "text", "other"] = Field(
+        default="either", description="The text that it judges: `text` (the query), `other` (the passage), or both."
+    )
+
+
+class DomainListParams(Section):
+    """A list of domains whose rows are dropped."""
+
+    uri: str = Field(min_length=1, description="One domain a line or a hosts file, `#` comments, also .gz.")
+    sha256: Sha256 = Field(description="Its digest, as sha256sum prints it.")
+
+
+class FluencyParams(Section):
+    """Limits on how badly a trigram model of the corpus predicts a text."""
+
+    max_excess: float | None = Field(
+        default=0.5, description="Bits a character by which context may mislead more than it helps; null: any."
+    )
+    min_bits: float | None = Field(
+        default=None, ge=0, description="Bits a character: templates and repetition lie below; null: any."
+    )
+    max_bits: float | None = Field(
+        default=15, gt=0, description="Bits a character: rarely seen characters lie above; null: any."
+    )
+    min_characters: int = Field(default=12, ge=1, description="Shorter texts are not judged.")
+    sample_texts: int = Field(default=50_000, ge=1, description="Texts of the corpus that the model is counted from.")
 
 
 class NearDuplicateParams(Section):
@@ -114,8 +146,14 @@ class FilterParams(Section):
         default={"cosent": 100},
         description="By task: longer over shorter side (below 10 characters counts as 10); without a value allow all.",
     )
-    safety: NoClassifiers = Field(default=(), description="Safety classifiers, in order; none available yet.")
-    quality: NoClassifiers = Field(default=(), description="Quality classifiers, in order; none available yet.")
+    blocked_domains: tuple[DomainListParams, ...] = Field(
+        default=(), description="Lists of domains; rows whose url lies in one are dropped."
+    )
+    safety: tuple[ClassifierParams, ...] = Field(default=(), description="Safety classifiers, in order.")
+    quality: tuple[ClassifierParams, ...] = Field(default=(), description="Quality classifiers, in order.")
+    fluency: FluencyParams | None = Field(
+        default=None, description="Limits on how badly the corpus predicts a text; null judges none."
+    )
     near_duplicates: NearDuplicateParams = Field(
         default_factory=lambda: NearDuplicateParams(), description="Rows of one task whose sides both nearly agree."
     )
@@ -127,3 +165,16 @@ class FilterParams(Section):
     contamination: ContaminationParams = Field(
         default_factory=lambda: ContaminationParams(), description="Texts of evaluate.suite in training rows."
     )
+
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """The reasons that the classifiers drop rows for, in the order in which they judge."""
+        return tuple(entry.name for entry in (*self.safety, *self.quality))
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> FilterParams:
+        names = self.classifiers
+        for index, name in enumerate(names):
+            if name in (*REASONS, *names[:index]):
+                raise ValueError(f"two reasons are named {name!r}; give the classifier another name")
+        return self

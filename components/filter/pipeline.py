@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -26,8 +26,11 @@ from components.core.manifest import Dataset, ShardOutput, ShardTask, build_data
 from components.core.records import SCHEMA, reject_records
 from components.core.step import Context
 from components.core.suite import EvaluateParams, load_suite, suite_texts
-from components.filter import contamination, funnel, shuffle_plan
+from components.filter import classification, contamination, fluency, funnel, shuffle_plan
+from components.filter.classification import SCORE
 from components.filter.contamination import Reference
+from components.filter.domains import read_blocked
+from components.filter.fluency import Sample, Trigrams, sample
 from components.filter.judgement import judge, read_judgement
 from components.filter.normalise import clean_table
 from components.filter.params import FilterParams
@@ -43,13 +46,16 @@ def run(context: Context) -> None:
     ingest = Dataset.open(context.inputs["ingest"])
     if not ingest.rows:
         raise InputError(f"{ingest.uri}: no rows to filter")
+    classification.check((*params.safety, *params.quality))
+    read_blocked(params.blocked_domains)
     fingerprint = digest_json(
         [params.model_dump(mode="json", exclude={"task_memory"}), code_digest("components.core", "components.filter")]
     )
     reference = _reference(context, params)
     near = params.near_duplicates
     plan = shuffle_plan.plan(ingest.rows, len(ingest.shards), near.threshold, params.task_memory << 20)
-    judged = digest_json([fingerprint, reference.digest])
+    # the model of fluency is counted from the whole corpus
+    judged = digest_json([fingerprint, reference.digest, ingest.digest if params.fluency else None])
     shuffle = Shuffle(
         area=storage.join(context.outputs["output"], PHASES),
         fingerprint=digest_json([judged, ingest.digest, plan.as_dict()]),
@@ -59,7 +65,8 @@ def run(context: Context) -> None:
         plan=plan,
         near=near,
     )
-    _judge_shards(context, params, shuffle, reference)
+    fluency_uri = _count_fluency(context, params, shuffle) if params.fluency else None
+    _judge_shards(context, params, shuffle, reference, fluency_uri)
     find_exact(shuffle, context.workers, context.progress)
     if near.threshold is not None:
         find_near(shuffle, context.workers, context.progress)
@@ -69,15 +76,16 @@ def run(context: Context) -> None:
     for shard in settled:
         for source, codes in shard["codes"].items():
             counts.setdefault(source, Counter()).update({int(code): rows for code, rows in codes.items()})
-    storage.write_bytes(context.outputs["funnel"], funnel.funnel_csv(sum(counts.values(), Counter())))
-    _check_sources(context, ingest, counts)
+    storage.write_bytes(context.outputs["funnel"], funnel.funnel_csv(sum(counts.values(), Counter()), params))
+    reasons = (*REASONS, *params.classifiers)
+    _check_sources(context, ingest, counts, reasons)
 
     tasks = [
         ShardTask(shard.name, digest_json([shard.sha256, made["digest"]]), number)
         for number, (shard, made) in enumerate(zip(ingest.shards, settled, strict=True))
     ]
     progress = context.progress("write", len(tasks), "shards")
-    work = partial(_write_shard, shuffle=shuffle)
+    work = partial(_write_shard, shuffle=shuffle, reasons=reasons)
     build_dataset(context.outputs["output"], "filter", tasks, work, fingerprint, context.workers, progress)
     _remove(shuffle.area)
 
@@ -89,23 +97,50 @@ def _reference(context: Context, params: FilterParams) -> Reference:
     return Reference.of(suite_texts(tasks), params.contamination.near)
 
 
-def _judge_shards(context: Context, params: FilterParams, shuffle: Shuffle, reference: Reference) -> None:
+def _count_fluency(context: Context, params: FilterParams, shuffle: Shuffle) -> str:
+    """Count the trigrams of a sample of the corpus, once; returns where they are."""
+    assert params.fluency is not None
+    uri = storage.join(shuffle.area, f"fluency-{shuffle.judge_fingerprint[:16]}.arrow")
+    if not storage.exists(uri):
+        shards = shuffle.shards
+        model = Trigrams(params.fluency.sample_texts / (2 * sum(shard.rows for shard in shards)))
+        work = partial(_sample_shard, shuffle=shuffle, share=model.share)
+        with context.progress("sample", len(shards), "shards") as bar:
+            for found in map_ordered(work, range(len(shards)), min(context.workers, len(shards))):
+                model.add(found)
+                bar.advance()
+        storage.write_bytes(uri, model.to_bytes())
+    return uri
+
+
+def _sample_shard(number: int, shuffle: Shuffle, share: float) -> Sample:
+    return sample(shuffle.ingest.read_shard(shuffle.shards[number], ["text", "text_pos", "text_pair"]), share)
+
+
+def _judge_shards(
+    context: Context, params: FilterParams, shuffle: Shuffle, reference: Reference, fluency_uri: str | None
+) -> None:
     reference_uri = storage.join(shuffle.area, f"reference-{reference.digest[:16]}.arrow")
     done = {info.uri for info in storage.list_files(storage.join(shuffle.area, "judge"))}
     rows = [shard.rows for shard in shuffle.shards]
     pending = [number for number in range(len(rows)) if shuffle.judgement(number) not in done]
     if pending and not storage.exists(reference_uri):
         reference.write(reference_uri)
-    work = partial(_judge_shard, shuffle=shuffle, params=params, reference_uri=reference_uri)
+    work = partial(_judge_shard, shuffle=shuffle, params=params, reference_uri=reference_uri, fluency_uri=fluency_uri)
     with context.progress("judge", sum(rows)) as bar:
         bar.advance(sum(rows) - sum(rows[number] for number in pending))
         for number in map_ordered(work, pending, min(context.workers, max(1, len(pending)))):
             bar.advance(rows[number])
 
 
-def _judge_shard(number: int, shuffle: Shuffle, params: FilterParams, reference_uri: str) -> int:
+def _judge_shard(
+    number: int, shuffle: Shuffle, params: FilterParams, reference_uri: str, fluency_uri: str | None
+) -> int:
     table = shuffle.ingest.read_shard(shuffle.shards[number])
-    judgement = judge(table, params, _read_reference(reference_uri))
+    fluent = None
+    if fluency_uri is not None and params.fluency is not None:
+        fluent = fluency.Judge(_read_trigrams(fluency_uri), params.fluency)
+    judgement = judge(table, params, _read_reference(reference_uri), fluent)
     end_if_orphaned()
     storage.write_bytes(shuffle.judgement(number), judgement.to_bytes())
     return number
@@ -114,6 +149,11 @@ def _judge_shard(number: int, shuffle: Shuffle, params: FilterParams, reference_
 @lru_cache(maxsize=1)
 def _read_reference(uri: str) -> Reference:
     return Reference.read(uri)
+
+
+@lru_cache(maxsize=1)
+def _read_trigrams(uri: str) -> Trigrams:
+    return Trigrams.from_bytes(storage.read_bytes(uri))
 
 
 def _settle(context: Context, shuffle: Shuffle) -> list[dict[str, Any]]:
@@ -137,21 +177,23 @@ def _settle_group(shuffle: Shuffle, group: int) -> None:
 
 @dataclass(frozen=True)
 class _Decided:
-    """What is decided about a shard: which rows stay, why the others go, and every row's language."""
+    """What is decided about a shard: which rows stay, why the others go, every row's language and scores."""
 
     sources: list[str]
     verdict: Verdict
     languages: list[str]
+    scores: pa.Table
 
     @property
     def digest(self) -> str:
-        rest = digest_json([self.verdict.details, self.languages]).encode()
-        return hashlib.sha256(self.verdict.codes.tobytes() + rest).hexdigest()
+        rest = digest_json([self.verdict.details, self.languages, self.scores.column_names]).encode()
+        scores = (column.to_numpy().tobytes() for column in self.scores.columns)
+        return hashlib.sha256(b"".join([self.verdict.codes.tobytes(), rest, *scores])).hexdigest()
 
 
 def _decide(shuffle: Shuffle, number: int) -> _Decided:
     """The row rules' verdict on a shard, then that of the phases in which it met other shards, then contamination."""
-    columns = ("source", "code", "detail", "lang", "contaminated", "evidence")
+    columns = ("source", "code", "detail", "lang", "contaminated", "evidence", "scores")
     table = read_judgement(shuffle.judgement(number), columns)
     verdict = Verdict(table["code"].to_numpy().copy(), table["detail"].to_pylist())
     for reason, losers in _losers(shuffle, shuffle.plan.group_of(number)):
@@ -159,7 +201,8 @@ def _decide(shuffle: Shuffle, number: int) -> _Decided:
     contaminated, evidence = table["contaminated"].to_numpy(), table["evidence"].to_pylist()
     verdict.drop(contaminated == contamination.EXACT, "contaminated_exact", evidence)
     verdict.drop(contaminated == contamination.NEAR, "contaminated_near", evidence)
-    return _Decided(table["source"].to_pylist(), verdict, table["lang"].to_pylist())
+    scores = table.select([name for name in table.column_names if name.startswith(SCORE)])
+    return _Decided(table["source"].to_pylist(), verdict, table["lang"].to_pylist(), scores)
 
 
 @lru_cache(maxsize=1)
@@ -182,27 +225,29 @@ def _drop_losers(verdict: Verdict, shard: int, losers: pa.Table, reason: str) ->
         verdict.details[row] = f"of {one}" if one == other else f"of {one}, like {other}"
 
 
-def _write_shard(task: ShardTask, shuffle: Shuffle) -> list[ShardOutput]:
+def _write_shard(task: ShardTask, shuffle: Shuffle, reasons: Sequence[str]) -> list[ShardOutput]:
     number: int = task.payload
     decided = _decide(shuffle, number)
     table = clean_table(shuffle.ingest.read_shard(shuffle.shards[number], SCHEMA.names))
     table = table.set_column(SCHEMA.get_field_index("lang"), "lang", pa.array(decided.languages, pa.string()))
     kept = decided.verdict.kept
     lost = np.flatnonzero(~kept)
-    reasons = [REASONS[code] for code in decided.verdict.codes[lost]]
-    kept_table = table.filter(pa.array(kept))
+    why = [reasons[code] for code in decided.verdict.codes[lost]]
+    kept_table = classification.store_scores(table.filter(pa.array(kept)), decided.scores.filter(pa.array(kept)))
     stats = Counter(f"lang.{code}" for code in kept_table["lang"].to_pylist())
-    rejected = reject_records(table.filter(pa.array(~kept)), reasons, [decided.verdict.details[row] for row in lost])
+    rejected = reject_records(table.filter(pa.array(~kept)), why, [decided.verdict.details[row] for row in lost])
     return [ShardOutput(kept_table, rejected, Counter(table["source"].to_pylist()), dict(stats))]
 
 
-def _check_sources(context: Context, ingest: Dataset, counts: Mapping[str, Counter[int]]) -> None:
+def _check_sources(
+    context: Context, ingest: Dataset, counts: Mapping[str, Counter[int]], reasons: Sequence[str]
+) -> None:
     """Say how many rows stay; warn of each source that loses every row, raise InputError if all do."""
     kept = sum(codes[KEPT] for codes in counts.values())
     for source, codes in sorted(counts.items()):
         if not codes[KEPT]:
             code, rows = min(codes.items(), key=lambda item: (-item[1], item[0]))
-            line = f"source {source}: all {codes.total():,} rows were dropped, {rows:,} of them for {REASONS[code]!r}"
+            line = f"source {source}: all {codes.total():,} rows were dropped, {rows:,} of them for {reasons[code]!r}"
             if not kept:
                 raise InputError(f"{ingest.uri}: no row is left to train on; {line}")
             context.log(f"warning: {line}")

@@ -14,8 +14,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     "length": ("too_short", "too_long"),
     "heuristics": ("mojibake", "symbols", "digits", "repetition", "urls", "boilerplate"),
     "pairs": ("identical_sides", "contained", "unequal_sides"),
-    "safety": (),
-    "quality": (),
+    "safety": ("blocked_domain",),
+    "quality": ("fluency",),
     "exact_duplicates": ("exact_duplicate",),
     "near_duplicates": ("near_duplicate",),
     "contamination": ("contaminated_exact", "contaminated_near"),
@@ -29,15 +29,19 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class Verdict:
-    """For each of N rows the code of the reason it is dropped for (KEPT if none yet) and a detail for a person."""
+    """For each of N rows the code of the reason it is dropped for (KEPT if none yet) and a detail for a person.
+
+    A code is an index into `reasons`: those of the stages, then those of the classifiers that the parameters name.
+    """
 
     codes: NDArray[np.uint8]
     details: list[str | None]
+    reasons: tuple[str, ...] = REASONS
 
     @classmethod
-    def keep_all(cls, rows: int) -> Verdict:
+    def keep_all(cls, rows: int, classifiers: Sequence[str] = ()) -> Verdict:
         """Nothing dropped yet."""
-        return cls(np.zeros(rows, np.uint8), [None] * rows)
+        return cls(np.zeros(rows, np.uint8), [None] * rows, (*REASONS, *classifiers))
 
     @property
     def kept(self) -> Mask:
@@ -47,7 +51,7 @@ class Verdict:
     def drop(self, mask: Mask, reason: str, details: Sequence[str | None] | None = None) -> None:
         """Drop the rows of `mask` [N] that are still kept; `details` [N] is put beside the reason."""
         rows = np.flatnonzero(mask & self.kept)
-        self.codes[rows] = CODES[reason]
+        self.codes[rows] = self.reasons.index(reason)
         if details is not None:
             for row in rows.tolist():
                 self.details[row] = details[row]

@@ -8,6 +8,8 @@ from components.core.errors import UsageError
 from components.core.settings import parse_section
 from components.filter.params import FilterParams
 
+ENTRY = {"name": "toxicity", "uri": "toxicity.skops", "sha256": "0" * 64, "label": "toxicity", "threshold": 0.5}
+
 
 def parse(**values: Any) -> FilterParams:
     section = parse_section("filter", FilterParams, values, "params.yaml")
@@ -19,8 +21,18 @@ def parse(**values: Any) -> FilterParams:
     ("values", "message"),
     [
         ({"min_character": 3}, "params.yaml: filter.min_character: unknown key; did you mean min_characters?"),
-        ({"safety": ["toxicity"]}, "params.yaml: filter.safety: classifiers are not available yet"),
-        ({"quality": [{"model": "edu"}]}, "params.yaml: filter.quality: classifiers are not available yet"),
+        ({"safety": ["toxicity"]}, "params.yaml: filter.safety.0: should be a valid dictionary"),
+        ({"safety": [{**ENTRY, "treshold": 1}]}, "filter.safety.0.treshold: unknown key; did you mean threshold?"),
+        ({"safety": [{k: ENTRY[k] for k in ENTRY if k != "sha256"}]}, "filter.safety.0.sha256: field required"),
+        ({"quality": [{**ENTRY, "sha256": "abc"}]}, "filter.quality.0.sha256: string should match pattern"),
+        ({"quality": [{**ENTRY, "threshold": 60}]}, "filter.quality.0.threshold: should be less than or equal to 1"),
+        ({"quality": [{**ENTRY, "name": "Ad-Text"}]}, "filter.quality.0.name: string should match pattern"),
+        ({"quality": [{**ENTRY, "side": "both"}]}, "filter.quality.0.side: should be 'either', 'text' or 'other'"),
+        ({"safety": [ENTRY], "quality": [ENTRY]}, "two reasons are named 'toxicity'; give the classifier another name"),
+        ({"quality": [{**ENTRY, "name": "fluency"}]}, "two reasons are named 'fluency'"),
+        ({"blocked_domains": ["lists/ads.txt"]}, "filter.blocked_domains.0: should be a valid dictionary"),
+        ({"blocked_domains": [{"uri": "lists/ads.txt"}]}, "filter.blocked_domains.0.sha256: field required"),
+        ({"fluency": {"max_excess": "high"}}, "filter.fluency.max_excess: should be a valid number"),
         ({"languages": ["English"]}, "filter.languages.0: "),
         ({"languages": "en"}, "filter.languages: "),
         ({"min_characters": {"zh": 2}}, "filter.min_characters: needs a value for default"),
