@@ -87,7 +87,8 @@ def _last_row(row: dict[str, Any] | Fault, line: bytes, damage: Fault | None) ->
     """The row of a last line without line feed: what there is of it if it is no row, or if more should follow."""
     if damage:
         return damage._replace(raw=raw_text(line))
-    if isinstance(row, Fault) and row.reason in ("not_json", "invalid_utf8"):
+    whole = line.rstrip().endswith(b"}")
+    if isinstance(row, Fault) and (row.reason == "not_json" or (row.reason == "invalid_utf8" and not whole)):
         return Fault("truncated", f"the last line is cut off: {row.detail}", row.raw)
     return row
 
