@@ -23,7 +23,7 @@ from components.ingest.holdout import is_held_out
 SMALL_BYTES = 1 << 20
 # Rows become Arrow tables in batches of at most this many, or of about so many characters.
 BATCH_ROWS = 1024
-BATCH_CHARACTERS = 4 << 20
+BATCH_CHARACTERS = 1 << 20
 TEXTS = ("text", "text_pos", "text_neg", "text_pair")
 REJECTED_TEXTS = ("detail", "record")
 # A position in a part is a piece times this, and a row of the piece.
