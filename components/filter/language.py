@@ -68,7 +68,7 @@ def script_languages(counts: NDArray[np.int64]) -> NDArray[np.str_]:
     result = np.full(len(counts), "", dtype="U2")
     result[(korean > east) & (korean > rest)] = "ko"
     leads = (east >= korean) & (east > rest)
-    japanese = 10 * kana > 3 * (han + kana)
+    japanese = 4 * kana > han + kana  # Chinese that names something Japanese stays below
     result[leads & japanese] = "ja"
     result[leads & ~japanese] = "zh"
     return result

@@ -153,7 +153,7 @@ def _repeated_share(texts: ShardTexts) -> NDArray[np.float64]:
 def _repeated_sentences(texts: ShardTexts, repeated: NDArray[np.float64], least: float) -> NDArray[np.float64]:
     """Share in lines and sentences seen before, where it can exceed `least`: a repeated line repeats its 5-grams."""
     shares = np.zeros(len(repeated))
-    for index in np.flatnonzero(repeated > least / 2):
+    for index in np.flatnonzero(repeated > 0.75 * least).tolist():
         seen: set[str] = set()
         total = again = 0
         for sentence in map(str.strip, _SENTENCE_END.split(texts.texts[index][:SAMPLE_CHARACTERS])):

@@ -22,8 +22,11 @@ def test_scripts_decide_by_themselves() -> None:
     assert languages(
         ("カタカナとひらがな", "日本語の文"),
         ("求铃木みら乃作品合集", "铃木みら乃的作品"),
+        ("日本経済新聞", "国内外の経済、政治、社会の記事を載せる新聞である。"),
+        ("網球正拍擊球的握拍方式", "正手的握拍有大陸式、東方式、半西方式和西方式。"),
         ("한국어 문장입니다", "또 다른 문장"),
-    ) == ["ja", "zh", "ko"]
+        ("대한민국 憲法 제1조", "대한민국은 民主共和國이다."),
+    ) == ["ja", "zh", "ja", "zh", "ko", "ko"]
     english = "The character 中 appears in the middle of this English sentence about writing systems."
     assert languages((english, english)) == ["en"]
 
