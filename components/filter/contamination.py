@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from components.core import storage
 from components.core.textnorm import normalise_key, text_ids
 from components.filter.minhash import band_hashes, cut, signatures
-from components.filter.shingles import jaccard, shingle_sets
+from components.filter.shingles import Unit, jaccard, shingle_sets
 from components.filter.texts import SAMPLE_CHARACTERS, ShardTexts
 
 CLEAN, EXACT, NEAR = 0, 1, 2
@@ -33,7 +33,7 @@ class Reference:
     band_rows: NDArray[np.int64]
 
     @classmethod
-    def of(cls, texts: Sequence[str], near: float | None) -> Reference:
+    def of(cls, texts: Sequence[str], near: float | None, unit: Unit = "character") -> Reference:
         """Index texts for exact matches and, unless `near` is None, for near-duplicates from that Jaccard on."""
         distinct = sorted({normalise_key(text) for text in texts} - {""})
         ids = text_ids(distinct)
@@ -41,7 +41,7 @@ class Reference:
         keys = [distinct[index] for index in order]
         bands = np.empty((0, len(keys)), np.uint64)
         if near is not None and keys:
-            bands = band_hashes(signatures([key[:SAMPLE_CHARACTERS] for key in keys]), cut(near, sides=1))
+            bands = band_hashes(signatures([key[:SAMPLE_CHARACTERS] for key in keys], unit), cut(near, sides=1))
         rows = np.argsort(bands, axis=1, kind="stable")
         return cls(keys, ids[order], np.take_along_axis(bands, rows, axis=1), rows)
 
@@ -73,7 +73,12 @@ class Reference:
 
 
 def contaminated_texts(
-    texts: ShardTexts, among: NDArray[np.int64], signature: NDArray[np.uint32], reference: Reference, near: float | None
+    texts: ShardTexts,
+    among: NDArray[np.int64],
+    signature: NDArray[np.uint32],
+    reference: Reference,
+    near: float | None,
+    unit: Unit,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """For each distinct text [T] CLEAN, EXACT or NEAR, and the reference text that it matches (-1 if none).
 
@@ -95,7 +100,7 @@ def contaminated_texts(
     mine_distinct, left = np.unique(mine, return_inverse=True)
     theirs_distinct, right = np.unique(theirs, return_inverse=True)
     keys = [texts.keys[index] for index in mine_distinct] + [reference.keys[index] for index in theirs_distinct]
-    sets = shingle_sets([key[:SAMPLE_CHARACTERS] for key in keys])
+    sets = shingle_sets([key[:SAMPLE_CHARACTERS] for key in keys], unit)
     right = right + len(mine_distinct)
     # Jaccard cannot exceed the ratio of the sizes
     sizes = sets.sizes

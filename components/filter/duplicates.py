@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.core.textnorm import text_id
-from components.filter.shingles import jaccard, shingle_sets
+from components.filter.shingles import Unit, jaccard, shingle_sets
 from components.filter.texts import SAMPLE_CHARACTERS
 
 # In a band's bucket of up to this many rows all meet; in a larger one each meets the first row, which all of them are
@@ -104,7 +104,9 @@ def distinct_pairs(a: Ids, b: Ids) -> tuple[Ids, Ids, Rows]:
     return nodes[pairs // count], nodes[pairs % count], pair_of
 
 
-def verified(keys: NDArray[np.uint64], texts: Callable[[Ids], list[str]], threshold: float) -> NDArray[np.bool_]:
+def verified(
+    keys: NDArray[np.uint64], texts: Callable[[Ids], list[str]], threshold: float, unit: Unit
+) -> NDArray[np.bool_]:
     """Which pairs of keys [E, 2] are of texts whose Jaccard reaches `threshold`, bool [E].
 
     `texts` gives the normalised texts of sorted distinct keys. Equal keys need none. Every distinct pair is compared
@@ -119,7 +121,7 @@ def verified(keys: NDArray[np.uint64], texts: Callable[[Ids], list[str]], thresh
     for start in range(0, len(a), _BLOCK_PAIRS):
         block = slice(start, start + _BLOCK_PAIRS)
         nodes, places = np.unique(np.concatenate([a[block], b[block]]), return_inverse=True)
-        sets = shingle_sets([text[:SAMPLE_CHARACTERS] for text in texts(nodes)])
+        sets = shingle_sets([text[:SAMPLE_CHARACTERS] for text in texts(nodes)], unit)
         left, right = places[: len(places) // 2], places[len(places) // 2 :]
         # Jaccard cannot exceed the ratio of the sizes
         small, large = np.minimum(sets.sizes[left], sets.sizes[right]), np.maximum(sets.sizes[left], sets.sizes[right])

@@ -108,9 +108,10 @@ def judge(
         fluent.judge(texts, counts, tasks, verdict)
     scores |= classification.judge(texts, tasks, languages, params.quality, verdict)
 
-    among = _texts_of(texts, verdict.kept)
-    signature = signatures([texts.keys[index][:SAMPLE_CHARACTERS] for index in among])
-    status, match = contamination.contaminated_texts(texts, among, signature, reference, params.contamination.near)
+    among, unit = _texts_of(texts, verdict.kept), params.near_duplicates.shingles
+    signature = signatures([texts.keys[index][:SAMPLE_CHARACTERS] for index in among], unit)
+    near = params.contamination.near
+    status, match = contamination.contaminated_texts(texts, among, signature, reference, near, unit)
     contaminated, evidence = _contaminated_rows(texts, tasks, status, match, reference)
     return Judgement(
         ids=table["id"].to_numpy(),

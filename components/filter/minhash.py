@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.filter.shingles import batches, shingle_hashes
+from components.filter.shingles import Unit, batches, shingle_hashes
 
 PERMUTATIONS = 128
 RECALL = 0.99
@@ -27,7 +27,7 @@ class Bands:
     rows: int
 
 
-def signatures(texts: Sequence[str]) -> NDArray[np.uint32]:
+def signatures(texts: Sequence[str], unit: Unit = "character") -> NDArray[np.uint32]:
     """MinHash signatures of the texts' shingle sets, uint32 [PERMUTATIONS, N].
 
     A permutation is h → a·h + b modulo 2³² with odd a; the minimum over each text is one segmented reduction.
@@ -35,7 +35,7 @@ def signatures(texts: Sequence[str]) -> NDArray[np.uint32]:
     result = np.empty((PERMUTATIONS, len(texts)), np.uint32)
     factors, terms = _permutations()
     for batch in batches(texts, _BATCH_CHARACTERS):
-        long_hashes, starts = shingle_hashes(texts[batch])
+        long_hashes, starts = shingle_hashes(texts[batch], unit)
         hashes = (long_hashes >> np.uint64(32)).astype(np.uint32)
         permuted = np.empty_like(hashes)
         for index in range(PERMUTATIONS):

@@ -73,7 +73,12 @@ class NearDuplicateParams(Section):
     """Near-duplicate removal: two rows are near-duplicates if both their sides are."""
 
     threshold: Share | None = Field(
-        default=0.85, description="Jaccard of character 5-grams that each side must reach; null keeps near-duplicates."
+        default=0.85, description="Jaccard of shingles that each side must reach; null keeps near-duplicates."
+    )
+    shingles: Literal["character", "word"] = Field(
+        default="character",
+        description="Five of what in a row make a shingle: character, or word (texts in scripts without spaces: always "
+        "character); for contamination too.",
     )
     max_cluster: int = Field(
         default=100,

@@ -94,7 +94,7 @@ def _reference(context: Context, params: FilterParams) -> Reference:
     if not params.contamination.exact:
         return Reference.of((), None)
     tasks = load_suite(context.section(EvaluateParams).suite, context.inputs["heldout"])
-    return Reference.of(suite_texts(tasks), params.contamination.near)
+    return Reference.of(suite_texts(tasks), params.contamination.near, params.near_duplicates.shingles)
 
 
 def _count_fluency(context: Context, params: FilterParams, shuffle: Shuffle) -> str:

@@ -1,22 +1,33 @@
-"""Character shingles of texts, hashed, and the exact Jaccard similarity of shingle sets.
+"""Shingles of texts, hashed, and the exact Jaccard similarity of shingle sets.
 
-A text is padded by WIDTH - 1 boundary marks on both sides, so L characters give L + WIDTH - 1 shingles, every character
-is in exactly WIDTH of them, and even a text of one character has a set. One character replaced by another therefore
-changes WIDTH shingles wherever it stands: Jaccard is at most (L - 1) / (L + 2 * WIDTH - 1), which passes 0.85 only from
-58 characters on. That is what keeps short questions apart that differ in one meaningful character.
+A shingle is WIDTH units in a row: characters, or words if so wanted and the text's script has spaces. A text is padded
+by WIDTH - 1 boundary marks on both sides, so L units give L + WIDTH - 1 shingles, every unit is in exactly WIDTH of
+them, and even a text of one unit has a set. One unit replaced by another therefore changes WIDTH shingles wherever it
+stands: Jaccard is at most (L - 1) / (L + 2 * WIDTH - 1), which passes 0.85 only from 58 units on. That is what keeps
+short questions apart that differ in one meaningful character or word.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+Unit = Literal["character", "word"]
+
 WIDTH = 5
+# Scripts that are written without spaces: Thai, Lao, Burmese, Khmer, kana, Han. A text with one such letter has
+# characters for units, whatever is wanted, so that its set depends on the text alone.
+_SPACELESS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 _BOUNDARY = "\0" * (WIDTH - 1)  # normalised keys hold no control characters, so this is no text
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
 OWNER_BITS = 12
 VALUE_BITS = 64 - OWNER_BITS  # 52 bits a shingle: two sets of 2,000 collide once in a billion comparisons
 BATCH_TEXTS = 1 << OWNER_BITS
@@ -35,26 +46,70 @@ class ShingleSets:
         return np.diff(self.offsets)
 
 
-def shingle_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def shingle_hashes(texts: Sequence[str], unit: Unit) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Hash every shingle of every text: (hashes [S], first hash of each text [N]).
 
-    A rolling polynomial over code points, then the splitmix64 finaliser; 64 bits make collisions within a
-    comparison negligible. An empty text has WIDTH - 1 meaningless hashes: callers tell it by its length.
+    A rolling polynomial over units, then the splitmix64 finaliser; 64 bits make collisions within a comparison
+    negligible. An empty text has WIDTH - 1 meaningless hashes: callers tell it by its length.
     """
     joined = _BOUNDARY.join(["", *texts, ""])
     codes = np.frombuffer(joined.encode("utf-32-le"), np.uint32)
-    count = len(codes) - (WIDTH - 1)
-    hashes = codes[:count].astype(np.uint64)
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    units: NDArray[np.uint64] | NDArray[np.uint32] = codes
+    if unit == "word":
+        spaced = np.fromiter((not _SPACELESS.search(text) for text in texts), bool, len(texts))
+        units, lengths = _words(codes, lengths, spaced)
+    count = len(units) - (WIDTH - 1)
+    hashes = units[:count].astype(np.uint64)
     for position in range(1, WIDTH):
         hashes *= _MULTIPLIER
-        hashes += codes[position : count + position]
+        hashes += units[position : count + position]
+    _scramble(hashes)
+    lengths = lengths + (WIDTH - 1)
+    return hashes, np.cumsum(lengths) - lengths
+
+
+def _words(
+    codes: NDArray[np.uint32], lengths: NDArray[np.int64], spaced: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Units of joined texts when those of `spaced` texts [N] are words, and how many each text has."""
+    padded = lengths + (WIDTH - 1)
+    in_words = np.zeros(len(codes), bool)
+    in_words[WIDTH - 1 :] = np.repeat(spaced, padded)
+    letter = in_words & (codes != 0) & (codes != ord(" "))
+    starts = np.flatnonzero(letter[1:] & ~letter[:-1]) + 1  # a boundary stands at both ends
+    ends = np.flatnonzero(letter[:-1] & ~letter[1:]) + 1
+    powers = np.full(len(codes), _MULTIPLIER)
+    powers[0] = 1
+    np.multiply.accumulate(powers, out=powers)
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(codes * powers)])
+    words = (sums[ends] - sums[starts]) * _power_of_inverse(starts)
+    _scramble(words)
+    units = codes.astype(np.uint64)
+    units[starts] = words
+    first = np.zeros(len(codes), bool)
+    first[starts] = True
+    stands = first | ~in_words | (codes == 0)
+    owner = np.repeat(np.arange(len(lengths)), padded)[stands[WIDTH - 1 :]]
+    return units[stands], np.bincount(owner, minlength=len(lengths)) - (WIDTH - 1)
+
+
+def _power_of_inverse(exponents: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The inverse of the multiplier to these sorted powers, modulo 2⁶⁴."""
+    powers = np.full(int(exponents[-1]) + 1 if len(exponents) else 1, _INVERSE)
+    powers[0] = 1
+    np.multiply.accumulate(powers, out=powers)
+    result: NDArray[np.uint64] = powers[exponents]
+    return result
+
+
+def _scramble(hashes: NDArray[np.uint64]) -> None:
+    """The splitmix64 finaliser, in place."""
     hashes ^= hashes >> np.uint64(30)
     hashes *= np.uint64(0xBF58476D1CE4E5B9)
     hashes ^= hashes >> np.uint64(27)
     hashes *= np.uint64(0x94D049BB133111EB)
     hashes ^= hashes >> np.uint64(31)
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts)) + (WIDTH - 1)
-    return hashes, np.cumsum(lengths) - lengths
 
 
 def batches(texts: Sequence[str], characters: int) -> Iterator[slice]:
@@ -69,11 +124,11 @@ def batches(texts: Sequence[str], characters: int) -> Iterator[slice]:
         yield slice(start, len(texts))
 
 
-def shingle_sets(texts: Sequence[str]) -> ShingleSets:
+def shingle_sets(texts: Sequence[str], unit: Unit = "character") -> ShingleSets:
     """The exact shingle set of each text; an empty text has an empty set."""
     values, sizes = [np.empty(0, np.uint64)], [np.zeros(1, np.int64)]
     for batch in batches(texts, 1 << 20):
-        hashes, starts = shingle_hashes(texts[batch])
+        hashes, starts = shingle_hashes(texts[batch], unit)
         owner = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(hashes)))
         keyed = np.sort(_keyed(owner, hashes >> np.uint64(OWNER_BITS)))
         keyed = keyed[np.flatnonzero(np.diff(keyed, prepend=~keyed[:1]))]

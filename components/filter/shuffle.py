@@ -264,12 +264,13 @@ def _verified(shuffle: Shuffle, partition: int) -> None:
     nodes = nodes.take(np.argsort(nodes["address"].to_numpy(), kind="stable"))
     address, ids, rank = _columns(nodes, "address", "id", "rank")
     one, other = np.searchsorted(address, a), np.searchsorted(address, b)
+    threshold, unit = shuffle.near.threshold or 0, shuffle.near.shingles
     for side in ("left", "right"):
         key = nodes[side].to_numpy()
         given = np.flatnonzero(nodes[f"{side}_text"].is_valid().to_numpy())
         known, first = np.unique(key[given], return_index=True)
         lookup = partial(_texts, nodes[f"{side}_text"].combine_chunks(), known, given[first])
-        similar = duplicates.verified(np.stack([key[one], key[other]], axis=1), lookup, shuffle.near.threshold or 0)
+        similar = duplicates.verified(np.stack([key[one], key[other]], axis=1), lookup, threshold, unit)
         one, other = one[similar], other[similar]
     columns = (address[one], address[other], rank[one], rank[other], ids[one], ids[other])
     with shuffle.write("verified", partition, VERIFIED, 1) as rounds:

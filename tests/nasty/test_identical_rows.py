@@ -52,9 +52,9 @@ def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         counts["records"] += len(hashes)
         return candidates(hashes, ranks, rows)
 
-    def count_verified(keys: Any, texts: Any, threshold: float) -> Any:
+    def count_verified(keys: Any, *rest: Any) -> Any:
         counts["pairs"] += len(keys)
-        return verified(keys, texts, threshold)
+        return verified(keys, *rest)
 
     monkeypatch.setattr(duplicates, "candidates", count_candidates)
     monkeypatch.setattr(duplicates, "verified", count_verified)
