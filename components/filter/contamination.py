@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.core import storage
-from components.core.textnorm import normalise_key, text_ids
+from components.core.textnorm import normalise_keys, text_ids
 from components.filter.minhash import band_hashes, cut, signatures
 from components.filter.shingles import Unit, jaccard, shingle_sets
 from components.filter.texts import SAMPLE_CHARACTERS, ShardTexts
@@ -35,7 +35,7 @@ class Reference:
     @classmethod
     def of(cls, texts: Sequence[str], near: float | None, unit: Unit = "character") -> Reference:
         """Index texts for exact matches and, unless `near` is None, for near-duplicates from that Jaccard on."""
-        distinct = sorted({normalise_key(text) for text in texts} - {""})
+        distinct = sorted({*normalise_keys(texts)} - {""})
         ids = text_ids(distinct)
         order = np.argsort(ids, kind="stable")
         keys = [distinct[index] for index in order]

@@ -23,7 +23,7 @@ from components.core.execute import map_ordered
 from components.core.fingerprint import digest_json
 from components.core.manifest import Dataset, Shard
 from components.core.progress import Progress
-from components.core.textnorm import normalise_key
+from components.core.textnorm import normalise_keys
 from components.filter import duplicates
 from components.filter.judgement import read_judgement
 from components.filter.minhash import mix
@@ -250,7 +250,7 @@ def _shard_nodes(shuffle: Shuffle, shard: int, address: Ids, partition: NDArray[
         given = np.zeros(len(key), bool)
         given[first] = True
         needed = np.unique(row[first])
-        keys = [normalise_key(text) for text in clean_column(texts.take(needed)).to_pylist()]
+        keys = normalise_keys(clean_column(texts.take(needed)).to_pylist())
         place = np.searchsorted(needed, row)
         found = pa.array(keys, pa.large_string()).take(pa.array(np.where(given, place, 0), mask=~given))
         columns.append(found)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.core.records import pair_texts
-from components.core.textnorm import normalise_key, text_ids
+from components.core.textnorm import normalise_keys, text_ids
 
 # Of a longer text, this many characters stand for the whole where shares and shingles are concerned.
 SAMPLE_CHARACTERS = 2000
@@ -42,7 +42,7 @@ class ShardTexts:
         encoded = pc.fill_null(everything, "").dictionary_encode()
         codes = encoded.indices.to_numpy().astype(np.int64)
         texts = encoded.dictionary.to_pylist()
-        keys = [normalise_key(text) for text in texts]
+        keys = normalise_keys(texts)
         rows = len(table)
         return cls(
             texts=texts,

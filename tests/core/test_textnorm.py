@@ -5,7 +5,7 @@ import opencc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.textnorm import key_ids, normalise_key, text_id, text_ids
+from components.core.textnorm import key_ids, normalise_key, normalise_keys, text_id, text_ids
 
 
 def test_texts_that_look_the_same_share_a_key() -> None:
@@ -68,6 +68,23 @@ def test_the_key_of_every_single_character_is_idempotent() -> None:
 @settings(max_examples=300, derandomize=True, deadline=None)
 def test_the_ascii_path_agrees_with_the_general_one(text: str) -> None:
     assert normalise_key(f"{text} é") == f"{normalise_key(text)} é".lstrip()
+
+
+# letters, marks and spaces that act on their neighbours, beside any character at all
+TOUCHY = st.sampled_from([*"aÉſß ﬁ…㎏\t\u3000\u200b\u0301\u0345각가ｶﾞがΣσςİ著麼干"])
+
+
+@given(st.lists(st.text(st.one_of(TOUCHY, st.characters(codec="utf-8")), max_size=12), max_size=6))
+@settings(max_examples=500, derandomize=True, deadline=None)
+def test_many_keys_at_once_are_the_keys_one_by_one(texts: list[str]) -> None:
+    assert normalise_keys(texts) == [normalise_key(text) for text in texts]
+
+
+def test_the_table_of_keys_holds_for_every_character_and_its_neighbours() -> None:
+    characters = [chr(code) for code in (*range(0xD800), *range(0xE000, 0x10400))]
+    for before, after in (("", ""), ("e", "가"), ("가 ", " é"), ("ｶ", "ᆨ"), ("\u0915", "\u0301")):
+        texts = [f"{before}{character}{after}" for character in characters]
+        assert normalise_keys(texts) == [normalise_key(text) for text in texts]
 
 
 def test_ids_are_stable_and_vectorised() -> None:
