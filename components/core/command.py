@@ -83,7 +83,8 @@ def parse_sections(
 
 def check_writable(uri: str) -> None:
     """Raise InputError if a local output cannot be written, before hours of work go into it."""
-    if storage.is_s3(uri):
+    storage.check_can_write(uri)
+    if not storage.is_local(uri):
         return
     path = storage.local_path(uri)
     while not path.exists():
@@ -111,7 +112,7 @@ def _located(ports: Sequence[Port], paths: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _check_input(port: Port, uri: str) -> None:
-    if storage.is_s3(uri) or port.kind == "dataset":
+    if not storage.is_local(uri) or port.kind == "dataset":
         return  # opening says it better
     path = storage.local_path(uri)
     if not path.exists():

@@ -285,7 +285,7 @@ def _commit(uri: str, step: str, fingerprint: str, shards: Sequence[Shard]) -> D
             storage.remove(info.uri)
     _remove_parts(uri)
     storage.write_bytes(storage.join(uri, MANIFEST), _json_bytes(manifest))
-    _remove_work(uri)
+    storage.remove_tree(storage.join(uri, WORK))
     return Dataset.open(uri)
 
 
@@ -329,18 +329,10 @@ def _open_for_writing(uri: str) -> None:
 
 def _intact(uri: str, shard: Shard) -> bool:
     pairs = ((_shard_uri(uri, shard.name), shard.sha256), (_rejected_uri(uri, shard.name), shard.rejected_sha256))
-    return all(storage.exists(path) and digest_bytes(storage.read_bytes(path)) == sha256 for path, sha256 in pairs)
-
-
-def _remove_work(uri: str) -> None:
-    for info in storage.list_files(storage.join(uri, WORK)):
-        storage.remove(info.uri)
-    if not storage.is_s3(uri):
-        folder = storage.local_path(uri) / WORK
-        for path in sorted(folder.rglob("*"), reverse=True):
-            path.unlink() if path.is_file() else path.rmdir()
-        if folder.is_dir():
-            folder.rmdir()
+    try:
+        return all(digest_bytes(storage.read_bytes(path)) == sha256 for path, sha256 in pairs)
+    except InputError:  # not there, or not readable
+        return False
 
 
 def _remove_parts(uri: str) -> None:

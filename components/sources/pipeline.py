@@ -143,7 +143,7 @@ def list_suite(entries: Sequence[SuiteParams], digests: FileDigests) -> dict[str
 
 
 def _digest(info: FileInfo, digests: FileDigests) -> str:
-    if storage.is_s3(info.uri):
+    if not storage.is_local(info.uri):
         return f"etag:{info.digest_hint}"
     return f"sha256:{digests.of(storage.local_path(info.uri))}"
 
@@ -170,4 +170,4 @@ def _nothing(uri: str, others: int) -> str:
         return f"no file that rows can be read from among {others}; wanted {suffixes}"
     if any(character in uri for character in storage.MAGIC):
         return "the pattern matches no file"
-    return "no such file, folder or prefix" if not storage.is_s3(uri) else "no object with this key or prefix"
+    return "no such file, folder or prefix" if storage.is_local(uri) else "no object with this key or prefix"

@@ -56,5 +56,5 @@ def test_a_failed_write_leaves_the_old_content_and_no_rubbish(tmp_path: Path, mo
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing: no such file"):
         storage.read_bytes(str(tmp_path / "nothing"))
-    with pytest.raises(InputError, match=r"gopher://x: only local paths, file:// and s3://"):
+    with pytest.raises(InputError, match=r"gopher://x: only local paths, file://, s3:// and hf://datasets/"):
         storage.read_bytes("gopher://x")

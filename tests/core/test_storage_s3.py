@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.core import s3 as store
 from components.core import storage
 from components.core.errors import InputError
 from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
@@ -87,7 +88,7 @@ def test_a_missing_object_bucket_or_key_is_named(s3: S3Bucket, monkeypatch: pyte
         storage.write_bytes("s3://no-such-bucket/x", b"")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    storage._s3.cache_clear()
+    store.client.cache_clear()
     with pytest.raises(InputError, match=f"{s3.uri}/x: SignatureDoesNotMatch"):
         storage.write_bytes(f"{s3.uri}/x", b"")
     with pytest.raises(InputError, match="SignatureDoesNotMatch"):

@@ -110,7 +110,7 @@ def test_an_unchanged_file_is_read_once(resolve: Resolve, monkeypatch: pytest.Mo
         ("*.parquet", r"ingest\.sources\[1\]: \*\.parquet: the pattern matches no file"),
         ("docs", r"ingest\.sources\[1\]: docs: no file that rows can be read from among 1; wanted \.jsonl, \.csv"),
         ("docs/a.md", r"ingest\.sources\[1\]: docs/a\.md: no file that rows can be read from"),
-        ("ftp://x/y.csv", r"ftp://x/y\.csv: only local paths, file:// and s3://"),
+        ("ftp://x/y.csv", r"ftp://x/y\.csv: only local paths, file://, s3://"),
     ],
 )
 def test_an_entry_that_leads_nowhere_is_named(resolve: Resolve, uri: str, message: str) -> None:
