@@ -1,7 +1,8 @@
 """A mix of clean pairs and planted defects, each row known by its id: what the filters are held against.
 
-A row is a pair with an id `KIND/NUMBER`. Clean pairs are real questions, titles and paraphrases with their passages;
-every defect is planted in (or beside) other rows of the same sources, in a stated number.
+A row is a pair with an id that names its kind and stands in `url`. Clean pairs are real questions, titles and
+paraphrases with their passages; every defect is planted in (or beside) other rows of the same sources, in a stated
+number.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ KINDS: dict[str, frozenset[str]] = {
     "boilerplate": frozenset({"boilerplate"}),
     "random letters": frozenset({"fluency"}),
     "query in passage": frozenset({"contained", "identical_sides"}),
+    "blocked domain": frozenset({"blocked_domain"}),
     "insult": frozenset({"toxicity"}),
     "advertisement": frozenset({"advertisement"}),
     "exact duplicate": frozenset({"exact_duplicate"}),
@@ -44,6 +46,7 @@ KINDS: dict[str, frozenset[str]] = {
     "inoffensive post (control)": frozenset({TEACHER}),
     "ham message (control)": frozenset({TEACHER}),
 }
+BLOCKED = "casino.example"
 # Kinds whose passage does not answer their query either: if only the teacher refuses them, it is not wrong.
 UNRELATED = ("random letters", "insult", "advertisement")
 # Kinds that are a copy of a clean row: either of the two may be the one that goes.
@@ -78,13 +81,24 @@ def mix(clean: int, planted: int, seed: int = 1) -> Mix:
     for kind, copies in zip(COPIES, ([(index, base[index][1]) for index in exact], near), strict=True):
         for number, (index, passage) in enumerate(copies):
             rows.append(_row(kind, number, base[index][0], passage))
-            origins[rows[-1]["url"]] = f"{CLEAN}/{index}"
+            origins[rows[-1]["url"]] = row_id(CLEAN, index)
     choose.shuffle(rows)
     return Mix(rows, origins)
 
 
 def _row(kind: str, number: int, query: str, passage: str) -> dict[str, str]:
-    return {"text": query, "text_pos": passage, "url": f"{kind}/{number}"}
+    return {"text": query, "text_pos": passage, "url": row_id(kind, number)}
+
+
+def row_id(kind: str, number: int) -> str:
+    """The id of a row: an address, of a blocked domain where that is the defect."""
+    host = f"page{number}.{BLOCKED}" if kind == "blocked domain" else "www.example.org"
+    return f"https://{host}/{kind}/{number}"
+
+
+def kind_of(row: str) -> str:
+    """The kind of defect that an id names, or CLEAN."""
+    return row.split("/")[3]
 
 
 def clean_pairs() -> Iterator[tuple[str, str]]:
@@ -248,6 +262,10 @@ def _contained(choose: random.Random, pairs: Pairs, number: int) -> tuple[str, s
     return query, query if number % 2 else f"{query}?"
 
 
+def _blocked(choose: random.Random, pairs: Pairs, number: int) -> tuple[str, str]:
+    return next(pairs)
+
+
 def _insult(choose: random.Random, pairs: Pairs, number: int) -> tuple[str, str]:
     return _chinese(pairs)[0], _posts()[1][number]
 
@@ -301,6 +319,7 @@ _MAKERS: dict[str, Maker] = {
     "boilerplate": _boilerplate,
     "random letters": _letters,
     "query in passage": _contained,
+    "blocked domain": _blocked,
     "insult": _insult,
     "advertisement": _advertisement,
     "suite text, equal as normalised": _suite_equal,

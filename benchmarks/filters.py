@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks import sampling, texts
+from benchmarks import dirty, sampling, texts
 from benchmarks.chain import Project
 from benchmarks.measure import Result, Table, versions
 
@@ -18,8 +18,9 @@ REPEATS = 3
 STAGES = {
     "normalise": ("filter.normalise", "filter.texts", "core.textnorm"),
     "language": ("filter.language",),
-    "length, heuristics, pairs": ("filter.rules", "filter.characters", "filter.mojibake"),
-    "safety, quality": ("filter.classification", "filter.fluency", "filter.domains", "core.classifier"),
+    "length, heuristics, pairs": ("filter.rules", "filter.characters", "filter.mojibake", "filter.boilerplate"),
+    "classifiers, domains": ("filter.classification", "filter.domains", "core.classifier"),
+    "fluency": ("filter.fluency",),
     "duplicates": ("filter.duplicates", "filter.minhash", "filter.shingles", "filter.shuffle", "core.exchange"),
     "contamination": ("filter.contamination", "core.suite"),
 }
@@ -40,7 +41,8 @@ def run() -> Result:
     title = f"All filters on one core: {rows / seconds:,.0f} pairs / CPU-s ({rows:,} pairs, {kept:,} kept)"
     note = (
         "The filter step, Parquet to Parquet, with every rule on: zh and en pairs, 8 % exact and 8 % nearly repeated, "
-        f"languages detected, contamination against three suites. Median of {REPEATS} runs; shares by sampling."
+        "languages detected, two trained classifiers, fluency, contamination against three suites. "
+        f"Median of {REPEATS} runs; shares by sampling."
     )
     values = {
         "pairs_per_second": rows / seconds,
@@ -58,15 +60,18 @@ def by_stage(spent: Counter[str]) -> dict[str, float]:
 
 def prepare(folder: Path, pairs: int, workers: int = 1) -> Project:
     """A project of that many generated pairs with every filter on; sources and ingest have run."""
-    project = Project(folder, sections(), workers)
+    project = Project(folder, sections(folder), workers)
     texts.write_jsonl(folder / "pairs.jsonl", (texts.pair(1, index) for index in range(pairs)))
     project.run("sources")
     project.run("ingest")
     return project
 
 
-def sections() -> dict[str, Any]:
-    """The parameters: the shipped ones, for two languages and a suite that shares no text with the pairs."""
+def sections(folder: Path) -> dict[str, Any]:
+    """The parameters: the shipped ones, for two languages, with every optional filter on.
+
+    The suite shares no text with the pairs; the classifiers are trained in `folder`.
+    """
     shared = texts.shared_data()
     suite = [
         {"name": name, "type": "sts", "uri": str(shared / folder / f"{name}.jsonl.gz"), "columns": columns}
@@ -78,7 +83,7 @@ def sections() -> dict[str, Any]:
     ]
     return {
         "ingest": {"sources": [{"uri": "pairs.jsonl", "task": "retri_contrast"}]},
-        "filter": {"languages": ["zh", "en"]},
+        "filter": {"languages": ["zh", "en"], **dirty.train_classifiers(folder)},
         "evaluate": {"suite": suite},
     }
 

@@ -27,7 +27,7 @@ def measure(sizes: Sequence[int], picture: Path) -> Result:
     text_bytes, shuffled, kept = {}, {}, {}
     for size in sizes:
         with tempfile.TemporaryDirectory() as scratch:
-            project = Project(Path(scratch), filters.sections(), WORKERS)
+            project = Project(Path(scratch), filters.sections(Path(scratch)), WORKERS)
             rows = (texts.pair(1, index) for index in range(size))
             text_bytes[size] = texts.write_jsonl(project.folder / "pairs.jsonl", rows)
             project.command("sources")

@@ -18,7 +18,7 @@ def mix() -> Mix:
 
 
 def test_the_planted_share_is_as_stated(mix: Mix) -> None:
-    kinds = Counter(dirty.kind_of(row["url"]) for row in mix.rows)
+    kinds = Counter(dirt.kind_of(row["url"]) for row in mix.rows)
     assert kinds == {dirt.CLEAN: 300, **dict.fromkeys(dirt.KINDS, 12)}
     assert len({row["url"] for row in mix.rows}) == len(mix.rows)
     assert mix == dirt.mix(clean=300, planted=12)
@@ -27,29 +27,27 @@ def test_the_planted_share_is_as_stated(mix: Mix) -> None:
 
 def test_copies_are_of_clean_rows(mix: Mix) -> None:
     by_id = {row["url"]: row for row in mix.rows}
-    assert Counter(map(dirty.kind_of, mix.origins)) == dict.fromkeys(dirt.COPIES, 12)
+    assert Counter(map(dirt.kind_of, mix.origins)) == dict.fromkeys(dirt.COPIES, 12)
     for copy, origin in mix.origins.items():
         one, other = by_id[copy], by_id[origin]
         assert one["text"] == other["text"]
         similarity = texts.jaccard(texts.shingles(one["text_pos"]), texts.shingles(other["text_pos"]))
-        low, high = (1, 1) if copy.startswith("exact") else dirt.NEAR
+        low, high = (1, 1) if dirt.kind_of(copy) == "exact duplicate" else dirt.NEAR
         assert low <= similarity <= high
 
 
 def test_no_planted_text_was_trained_on(mix: Mix) -> None:
     trained = {normalise_key(row["text"]) for row in [*dirt.spam_parts()[0], *texts.rows("cold/train.jsonl.gz")]}
     judged = {"insult", "advertisement", "inoffensive post (control)", "ham message (control)"}
-    planted = {normalise_key(row["text_pos"]) for row in mix.rows if dirty.kind_of(row["url"]) in judged}
+    planted = {normalise_key(row["text_pos"]) for row in mix.rows if dirt.kind_of(row["url"]) in judged}
     assert len(planted) == 4 * 12
     assert not planted & trained
 
 
 def test_recall_and_precision_of_a_kind() -> None:
-    ids = ["clean/0", "clean/1", "mojibake/0", "mojibake/1", "mojibake/2", "exact duplicate/0", "exact duplicate/1"]
-    made = Mix(
-        [{"text": "", "text_pos": "", "url": row} for row in ids],
-        {"exact duplicate/0": "clean/0", "exact duplicate/1": "clean/1"},
-    )
+    kinds = {"clean": 2, "mojibake": 3, "exact duplicate": 2}
+    ids = [dirt.row_id(kind, number) for kind, count in kinds.items() for number in range(count)]
+    made = Mix([{"text": "", "text_pos": "", "url": row} for row in ids], {ids[5]: ids[0], ids[6]: ids[1]})
     outcomes = ("exact_duplicate", "mojibake", "mojibake", "symbols", "", "", "")
     reasons = dict(zip(ids, outcomes, strict=True))
     assert dirty.judge("mojibake", made, reasons) == dirty.Found(3, found=1, otherwise=1, kept=1, dropped=2, right=1)
@@ -57,7 +55,7 @@ def test_recall_and_precision_of_a_kind() -> None:
     copies = dirty.judge("exact duplicate", made, reasons)
     assert copies == dirty.Found(2, found=1, otherwise=0, kept=1, dropped=1, right=1)
     assert (copies.recall, copies.precision) == (0.5, 1.0)
-    assert dirty.judge("insult", Mix(made.rows[:1], {}), {"clean/0": ""}).precision is None
+    assert dirty.judge("insult", Mix(made.rows[5:6], {}), {ids[0]: ""}).precision is None
 
 
 def test_every_row_is_found_again(mix: Mix, tmp_path: Path) -> None:
