@@ -70,19 +70,40 @@ class Span(NamedTuple):
 Row = tuple[int, dict[str, Any] | Fault]
 
 
-def read_rows(uri: str, carrier: Carrier, span: Span, columns: Sequence[str] | None, skip: int = 0) -> Iterator[Row]:
+class Meter:
+    """How many bytes of a span have been read, as long as its rows are being taken; of Parquet nothing is known."""
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+        self._start = 0
+
+    def watch(self, file: BinaryIO, start: int) -> None:
+        """Read the meter off `file` from now on; `start` is where the span begins."""
+        self._file, self._start = file, start
+
+    def bytes(self) -> int:
+        """Bytes up to the last row taken, and a few more that were read ahead."""
+        return 0 if self._file is None else max(0, self._file.tell() - self._start)
+
+
+def read_rows(
+    uri: str, carrier: Carrier, span: Span, columns: Sequence[str] | None, skip: int = 0, meter: Meter | None = None
+) -> Iterator[Row]:
     """Yield the rows of a span, numbered from its start, without the first `skip`, which are not parsed.
 
     Of Parquet and Arrow only `columns` are read, as far as they are there (None: all). What is damaged is a Fault:
     `truncated` or `corrupt` for the rest of a file, `corrupt` for each row of a Parquet row group. Raises InputError
-    for a file that is not there or a disk or network that fails.
+    for a file that is not there or a disk or network that fails. `meter` tells how far it has come.
     """
     with _system_errors(uri), storage.open_read(uri) as file:
         if carrier.format == "parquet":
             from components.core.columnar import read_parquet
 
             yield from read_parquet(file, span, columns, skip)
-        elif carrier.format == "arrow":
+            return
+        if meter:
+            meter.watch(file, span.start)
+        if carrier.format == "arrow":
             from components.core.columnar import read_arrow
 
             yield from read_arrow(file, columns, skip)

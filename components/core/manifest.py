@@ -36,13 +36,14 @@ class ShardTask:
     """One unit of work. `key` is a digest of everything its content depends on beyond the step's fingerprint.
 
     `position` is how far an interrupted run has come in it, as its last output said: the work goes on after that, and
-    may find nothing left.
+    may find nothing left. `size` is its share of the step's progress, in the unit of the bar.
     """
 
     name: str
     key: str
     payload: Any
     position: int = 0
+    size: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ShardOutput:
     """One shard that a task gives: records kept, rows rejected, rows that came in by source, summable statistics.
 
     `position` says how far into its task's input this output reaches, in a unit of the task's own; a task with several
-    outputs must let it rise from one to the next.
+    outputs must let it rise from one to the next. `progress` says how much of the task's size is done then.
     """
 
     kept: pa.Table
@@ -58,6 +59,7 @@ class ShardOutput:
     rows_in: Mapping[str, int]
     stats: Mapping[str, float] = field(default_factory=dict)
     position: int = 0
+    progress: float = 0.0
 
 
 Work = Callable[[ShardTask], Iterable[ShardOutput]]
@@ -153,10 +155,13 @@ def build_dataset(
     jobs = (_Job(task, _receipts_of(task.name, receipts), tuple(previous.get(task.name, ()))) for task in tasks)
     run = partial(_run_task, uri=uri, work=work, fingerprint=fingerprint)
     shards: list[Shard] = []
-    with progress or Progress(step, len(tasks), "shards") as bar:
-        for made in map_ordered(run, jobs, min(workers, max(1, len(tasks)))):
+    left = {task.name for task in tasks}
+    with progress or Progress(step, sum(task.size for task in tasks), "shards") as bar:
+        bar.follow(partial(_begun, uri, left, {}))
+        for task, made in zip(tasks, map_ordered(run, jobs, min(workers, max(1, len(tasks)))), strict=True):
             shards += made
-            bar.advance()
+            left.discard(task.name)
+            bar.advance(task.size)
     return _commit(uri, step, fingerprint, shards)
 
 
@@ -197,7 +202,7 @@ def _run_task(job: _Job, uri: str, work: Work, fingerprint: str) -> list[Shard]:
         if shards and output.position <= shards[-1].position:
             raise AssertionError(f"{task.name}: output {len(shards)} does not reach beyond the one before it")
         shards.append(_write_shard(uri, task.name, len(shards), mark, output))
-        _write_receipt(uri, shards[-1], is_last)
+        _write_receipt(uri, shards[-1], is_last, output.progress)
     if not shards:
         raise AssertionError(f"{task.name}: the work gave no output")
     if not isinstance(outputs, Sequence):  # whether one was the last is known only now
@@ -236,8 +241,8 @@ def _write_shard(uri: str, task: str, index: int, fingerprint: str, output: Shar
     return shard
 
 
-def _write_receipt(uri: str, shard: Shard, is_last: bool) -> None:
-    receipt = {"shard": asdict(shard), "last": is_last}
+def _write_receipt(uri: str, shard: Shard, is_last: bool, progress: float = 0.0) -> None:
+    receipt = {"shard": asdict(shard), "last": is_last, "progress": progress}
     storage.write_bytes(storage.join(uri, WORK, f"{shard.name}.json"), _json_bytes(receipt))
 
 
@@ -309,6 +314,17 @@ def _previous(uri: str, tasks: Collection[str]) -> dict[str, list[Shard]]:
 
 def _list_receipts(uri: str) -> set[str]:
     return {info.uri.rpartition("/")[2] for info in storage.list_files(storage.join(uri, WORK))}
+
+
+def _begun(uri: str, tasks: Collection[str], known: dict[str, float]) -> float:
+    """How much of the unfinished `tasks` is done, by the last receipt of each; `known` keeps what was read of them."""
+    listed, done = _list_receipts(uri), 0.0
+    for task in list(tasks):
+        for name in _receipts_of(task, listed)[-1:]:
+            if name not in known:
+                known[name] = float(json.loads(storage.read_bytes(storage.join(uri, WORK, name))).get("progress", 0))
+            done += known[name]
+    return done
 
 
 def _receipts_of(task: str, listed: Collection[str]) -> tuple[str, ...]:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
+
+from components.core.errors import InputError
+
+FOLLOW_SECONDS = 2.0
 
 
 class Progress:
@@ -14,6 +21,8 @@ class Progress:
         self.label, self.total, self.unit = label, total, unit
         self._display: Any = None
         self._task: Any = None
+        self._done = 0.0
+        self._ended = threading.Event()
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
@@ -36,12 +45,27 @@ class Progress:
 
     def advance(self, amount: float = 1) -> None:
         """Count `amount` more units as done."""
+        self._done += amount
         if self._display is not None:
-            self._display.advance(self._task, amount)
+            self._display.update(self._task, completed=self._done)
+
+    def follow(self, measure: Callable[[], float]) -> None:
+        """Show what work elsewhere has done too: `measure` says how many units beyond those that were counted.
+
+        It is asked every two seconds, by a thread of its own, until the body ends; never where nothing is shown.
+        """
+        if self._display is not None:
+            threading.Thread(target=self._follow, args=(measure, self._display), daemon=True).start()
+
+    def _follow(self, measure: Callable[[], float], display: Any) -> None:
+        while not self._ended.wait(FOLLOW_SECONDS):
+            with suppress(InputError):  # what cannot be seen now is seen later
+                display.update(self._task, completed=self._done + measure())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
         if self._display is not None:
             self._display.stop()
             self._display = None

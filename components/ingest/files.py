@@ -9,7 +9,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from components.core.carriers import Carrier, Fault, RowCounter, Span, carrier_of, column_names, read_rows, split_file
+from components.core.carriers import (
+    Carrier,
+    Fault,
+    Meter,
+    RowCounter,
+    Span,
+    carrier_of,
+    column_names,
+    read_rows,
+    split_file,
+)
 from components.core.errors import InputError
 from components.core.fingerprint import digest_json
 from components.core.manifest import ShardOutput
@@ -38,6 +48,8 @@ class Piece:
     digest: str
     carrier: Carrier
     span: Span
+    size: int
+    """Bytes of the file in the span."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,11 @@ class FilePart:
     pieces: tuple[Piece, ...]
     held_out: bool
     shard_bytes: int
+
+    @property
+    def megabytes(self) -> float:
+        """Size of its files or their spans."""
+        return sum(piece.size for piece in self.pieces) / 1e6
 
 
 def file_parts(source: ResolvedSource, held_out: bool, shard_bytes: int) -> list[tuple[str, FilePart]]:
@@ -73,12 +90,13 @@ def file_parts(source: ResolvedSource, held_out: bool, shard_bytes: int) -> list
             if not group_bytes or group_bytes + each.size > shard_bytes:
                 parts.append([])
                 group_bytes = 0
-            parts[-1].append(Piece(each.uri, each.digest, carrier, Span()))
+            parts[-1].append(Piece(each.uri, each.digest, carrier, Span(), each.size))
             group_bytes += max(each.size, 1)
         else:
             group_bytes = 0
             spans = split_file(each.uri, carrier, each.size, columns.wanted, shard_bytes)
-            parts += [[Piece(each.uri, each.digest, carrier, span)] for span in spans]
+            size = each.size // len(spans)  # roughly, for progress
+            parts += [[Piece(each.uri, each.digest, carrier, span, size)] for span in spans]
     common = digest_json([source.params.model_dump(mode="json"), held_out, shard_bytes])
     return [
         (digest_json([common, *map(astuple, part)]), FilePart(source.params, tuple(part), held_out, shard_bytes))
@@ -97,13 +115,15 @@ def file_shards(part: FilePart, position: int) -> Iterator[ShardOutput]:
     shard, first = _Shard(part, columns), not position
     done, skip = divmod(position, PIECE_ROWS)
     for index, piece in enumerate(part.pieces[done:], done):
-        for number, row in read_rows(piece.uri, piece.carrier, piece.span, columns.wanted, skip):
+        meter = Meter()
+        for number, row in read_rows(piece.uri, piece.carrier, piece.span, columns.wanted, skip, meter):
             shard.add(piece, number, row)
             if shard.bytes >= part.shard_bytes:
-                yield shard.output(index * PIECE_ROWS + number + 1)
+                read = sum(each.size for each in part.pieces[:index]) + meter.bytes()
+                yield shard.output(index * PIECE_ROWS + number + 1, read / 1e6)
                 shard, first = _Shard(part, columns), False
         skip = 0
-    last = shard.output(len(part.pieces) * PIECE_ROWS)
+    last = shard.output(len(part.pieces) * PIECE_ROWS, part.megabytes)
     if last.rows_in or first:
         yield last
 
@@ -137,13 +157,14 @@ class _Shard:
         self._characters += sum(len(each["text"]) + len(each.get("text_pos") or "") for each in records)
         self._end_batch(len(self._kept))
 
-    def output(self, position: int) -> ShardOutput:
-        """Everything added, as the shard that reaches to `position`."""
+    def output(self, position: int, megabytes: float) -> ShardOutput:
+        """Everything added, as the shard that reaches to `position`, `megabytes` into the part."""
         self._flush()
         kept = pa.concat_tables([SCHEMA.empty_table(), *self._tables])
         rejected = pa.concat_tables([REJECTED_SCHEMA.empty_table(), *self._rejected_tables])
         rows = len(kept) + len(rejected)
-        return ShardOutput(kept, rejected, {self._part.source.title: rows} if rows else {}, position=position)
+        rows_in = {self._part.source.title: rows} if rows else {}
+        return ShardOutput(kept, rejected, rows_in, position=position, progress=megabytes)
 
     def _reject(self, piece: Piece, number: int, fault: Fault) -> None:
         if self._part.held_out:

@@ -26,7 +26,7 @@ def run(ctx: Context) -> None:
     datasets = []
     for side, held_out in (("output", False), ("heldout", True)):
         tasks = shard_tasks(sources, held_out, params.shard_bytes)
-        progress = ctx.progress(f"ingest {side}", len(tasks), "shards")
+        progress = ctx.progress(f"ingest {side}", sum(task.size for task in tasks), "MB")
         fingerprint = code_digest("components.core", "components.ingest")
         datasets.append(
             build_dataset(ctx.outputs[side], "ingest", tasks, make_shards, fingerprint, ctx.workers, progress)
@@ -48,7 +48,7 @@ def shard_tasks(sources: Sequence[ResolvedSource], held_out: bool, shard_bytes: 
         if held_out and not source.params.holdout:
             continue
         parts += pydoc_parts(source, held_out) if source.params.is_pydoc else file_parts(source, held_out, shard_bytes)
-    return [ShardTask(f"{number:05d}", key, part) for number, (key, part) in enumerate(parts)]
+    return [ShardTask(f"{number:05d}", key, part, size=part.megabytes) for number, (key, part) in enumerate(parts)]
 
 
 def make_shards(task: ShardTask) -> Iterable[ShardOutput]:

@@ -38,6 +38,11 @@ class PydocPart:
     structure_rows: int
     class_rows: int
 
+    @property
+    def megabytes(self) -> float:
+        """Size of its source files."""
+        return sum(module.path.stat().st_size for module in self.modules) / 1e6
+
 
 def pydoc_parts(source: ResolvedSource, held_out: bool) -> list[tuple[str, PydocPart]]:
     """The parts of the training or the held-out side, each with the digest of what it depends on.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.progress import Progress
 from components.core.records import record_table, rejected_table
 
 
@@ -110,6 +111,30 @@ def test_of_a_task_with_several_outputs_only_what_follows_damage_is_made_again(t
     assert tree(tmp_path / "d") == before
     build_dataset(uri, "test", tasks(1), partial(shout, log=str(log)), "other work")
     assert sorted(tree(tmp_path / "d")) == ["manifest.json", "rejected/00000.parquet", "shards/00000.parquet"]
+
+
+class Watched(Progress):
+    """A bar that keeps what it is given to follow, and what was counted."""
+
+    def follow(self, measure: Callable[[], float]) -> None:
+        self.measure = measure
+
+    def advance(self, amount: float = 1) -> None:
+        self.counted = getattr(self, "counted", 0) + amount
+
+
+def test_progress_shows_what_is_done_of_tasks_that_are_not_finished(tmp_path: Path) -> None:
+    bar, seen = Watched("shout"), []
+
+    def work(task: ShardTask) -> Iterator[ShardOutput]:
+        for output in in_pieces(task, str(tmp_path / "log")):
+            seen.append((getattr(bar, "counted", 0), bar.measure()))
+            yield replace(output, progress=output.position * 10)
+
+    listed = [replace(task, payload=list(range(10)), size=100) for task in tasks(2)]
+    build_dataset(str(tmp_path / "d"), "shout", listed, work, "f", progress=bar)
+    assert seen == [(0, 0), (0, 30), (0, 60), (0, 90), (100, 0), (100, 30), (100, 60), (100, 90)]
+    assert bar.counted == 200
 
 
 def killed_in_pieces(task: ShardTask, log: str, times: int) -> Iterator[ShardOutput]:
