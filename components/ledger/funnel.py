@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from components.filter.verdict import STAGES as FILTER_STAGES
 
 # The stages of a step that has several; its reasons in the order in which rows meet them.
 STAGES: Mapping[str, Mapping[str, tuple[str, ...]]] = {"filter": FILTER_STAGES}
+# Their classifiers' names are reasons too; a manifest does not say which of the two a name belongs to.
+CLASSIFIED = ("safety", "quality")
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,29 @@ def funnel(step: str, dataset: str, ledger: Ledger, source: str | None = None) -
     """The funnel of a ledger, over all sources or for one."""
     rows_in, rows_out = (rows.total() if source is None else rows[source] for rows in (ledger.rows_in, ledger.rows_out))
     losses = {loss.reason: loss for loss in _losses(ledger, source)}
-    named = STAGES.get(step, {})
-    placed = {reason for reasons in named.values() for reason in reasons}
-    groups = [(stage, [losses[reason] for reason in reasons if reason in losses]) for stage, reasons in named.items()]
-    others = [loss for reason, loss in losses.items() if reason not in placed]
-    if others or not groups:
-        groups.insert(0, (step if not groups else "read", others))
     stages, left = [], rows_in
-    for name, lost in groups:
+    for name, reasons in _stages(step, losses):
+        lost = sorted(
+            (losses[reason] for reason in reasons if reason in losses), key=lambda loss: (-loss.rows, loss.reason)
+        )
         after = left - sum(loss.rows for loss in lost)
-        stages.append(Stage(name, left, after, tuple(sorted(lost, key=lambda loss: (-loss.rows, loss.reason)))))
+        stages.append(Stage(name, left, after, tuple(lost)))
         left = after
     return Funnel(step, dataset, source, rows_in, rows_out, tuple(stages))
+
+
+def _stages(step: str, losses: Collection[str]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Each stage of a step with its reasons; reasons that no stage knows are the one stage's, or the classifiers'."""
+    named = STAGES.get(step, {})
+    placed = {reason for reasons in named.values() for reason in reasons}
+    others = sorted(set(losses) - placed)
+    if not named:
+        yield step, others
+    for stage, reasons in named.items():
+        if not others or stage not in CLASSIFIED:
+            yield stage, reasons
+        elif stage == CLASSIFIED[-1]:
+            yield ", ".join(CLASSIFIED), [*(reason for each in CLASSIFIED for reason in named[each]), *others]
 
 
 def _losses(ledger: Ledger, source: str | None) -> Iterator[Loss]:

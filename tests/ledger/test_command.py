@@ -69,6 +69,23 @@ def test_the_funnel_of_the_chain_accounts_for_every_row(embedmill: Embedmill, ch
     assert "\x1b" not in shown.stdout
 
 
+def test_rows_that_classifiers_dropped_stand_between_the_rules_and_the_duplicates(
+    embedmill: Embedmill, tmp_path: Path
+) -> None:
+    lost = {
+        ("faq", reason): rows
+        for reason, rows in (("empty", 1), ("toxicity", 3), ("fluency", 2), ("exact_duplicate", 4))
+    }
+    write(tmp_path / "filtered", "filter", {"faq": 10}, lost)
+    shown = cells(embedmill("ledger", "show", "filtered").stdout)[2:]
+    assert [line[:3] for line in shown if len(line) == 7] == [
+        ["normalise", "20", "19"],
+        ["safety, quality", "19", "14"],
+        ["exact_duplicates", "14", "10"],
+    ]
+    assert [line[-1] for line in shown] == ["empty", "toxicity", "fluency", "exact_duplicate"]
+
+
 def test_columns_are_aligned(embedmill: Embedmill, chain_data: Path) -> None:
     header, *lines = embedmill("ledger", "show").stdout.splitlines()
     end = header.index("rows in") + len("rows in")
