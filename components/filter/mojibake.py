@@ -5,8 +5,9 @@ Four kinds, each told by what a writer would not put down:
 - U+FFFD, and the 锟斤拷 that two of them become when read as GBK; the 烫 and 屯 of uninitialised memory;
 - UTF-8 read as Latin-1 or Windows-1252, once or twice: a byte that starts a character, then one that continues it
   (Ã©, â€™), or a run of nothing but such bytes (ä½ å¥½);
-- GBK read as Latin-1 or Windows-1252: a run of nothing but upper bytes (ÄãºÃ);
-- UTF-8 read as GBK: rare ideographs (浣犲ソ) whose GBK bytes are UTF-8 of other ideographs. It is proved by decoding.
+- GBK read as Latin-1 or Windows-1252: a run of nothing but upper bytes (ÄãºÃ), or its quotation marks (¡¯);
+- UTF-8 read as GBK: rare ideographs (浣犲ソ) whose GBK bytes are UTF-8 of others, which is proved by decoding;
+  in Latin text, ideographs inside words (caf茅) whose GBK bytes are UTF-8 of accented letters.
 """
 
 from __future__ import annotations
@@ -26,20 +27,25 @@ _CONTINUES = f"\u00a0-\u00bf{_WINDOWS}"
 _LOST = "\ufffd+|(?:锟斤拷)+|锟斤|斤拷|烫烫烫|屯屯屯"
 # ã and ï open Japanese and full-width characters; é before a closing quotation mark is French
 _ONE = f"[ÃÂ][{_CONTINUES}]+|â[€‚ƒ„][{_CONTINUES}]?|ã[€‚ƒ][{_CONTINUES}]?|ï[»¼½¾¿][{_CONTINUES}]?"
+_QUOTES = "¡[¢£¤ª®¯°±]|¨[¢¦¨¬²³¹º]|£[¡¬»¿]"
 _RUN = f"[\u00a1-\u00ff{_WINDOWS}]{{4,}}"
 # The first two bytes of ’ 。 ， in UTF-8, and of all punctuation beside them, as GBK; no text holds these ideographs
 _AS_GBK = "[鈥銆锛][㑻\u4e00-\u9fff\ue000-\uf8ff?]?"
 _LETTERS = re.compile("[À-ÖØ-öø-ÿ]")
-_MARKS = re.compile(f"{_LOST}|{_AS_GBK}|{_RUN}|{_ONE}")
+_MARKS = re.compile(f"{_LOST}|{_AS_GBK}|{_RUN}|{_ONE}|{_QUOTES}")
 
 
-def _first_of_three() -> str:
-    """GBK characters whose bytes can open an ideograph in UTF-8: E3–E9, then 80–BF."""
-    codes = (bytes([lead, trail]) for lead in range(0xE3, 0xEA) for trail in range(0x80, 0xC0))
+def _gbk(leads: range) -> str:
+    """GBK characters of these first bytes and a second one that continues a character in UTF-8."""
+    codes = (bytes([lead, trail]) for lead in leads for trail in range(0x80, 0xC0))
     return "".join(code.decode("gbk", "ignore") for code in codes)
 
 
-_SUSPECT = f"{_LOST}|{_AS_GBK}|[{_first_of_three()}]|{_RUN}|{_ONE}"  # RE2: the few texts worth a look
+_ACCENTED = _gbk(range(0xC2, 0xC4))
+_IN_WORD = f"[A-Za-z][{_ACCENTED}]"
+_IDEOGRAPH = re.compile("[\u4e00-\u9fff]")
+# RE2 finds the few texts worth a look; ideographs of UTF-8 begin with E3–E9
+_SUSPECT = f"{_MARKS.pattern}|[{_gbk(range(0xE3, 0xEA))}]|{_IN_WORD}"
 
 
 def mojibake_shares(texts: Sequence[str]) -> NDArray[np.float64]:
@@ -48,7 +54,7 @@ def mojibake_shares(texts: Sequence[str]) -> NDArray[np.float64]:
     shares = np.zeros(len(texts))
     for index in np.flatnonzero(suspect).tolist():
         text = texts[index]
-        shares[index] = max(_marked(text), _utf8_as_gbk(text)) / len(text)
+        shares[index] = max(_marked(text), _utf8_as_gbk(text), _accents_as_gbk(text)) / len(text)
     return shares
 
 
@@ -66,3 +72,10 @@ def _utf8_as_gbk(text: str) -> float:
     data = re.sub(r"[\x00-\x7f\ufffd]", "", text).encode("gb18030", "replace")
     meant = sum(character > "\u07ff" for character in data.decode("utf-8", "ignore"))
     return min(1.5 * meant, len(text)) if meant >= 2 and 3 * meant > len(data) / 2 else 0
+
+
+def _accents_as_gbk(text: str) -> int:
+    """Ideographs in the words of a text of Latin letters, if it has no others."""
+    found = _IDEOGRAPH.findall(text)
+    latin = 4 * len(found) < sum(character.isascii() and character.isalpha() for character in text)
+    return len(re.findall(_IN_WORD, text)) if latin and all(each in _ACCENTED for each in found) else 0

@@ -125,9 +125,22 @@ def test_chinese_read_with_a_wrong_encoding_is_found(text: str, written: str, re
 
 
 @pytest.mark.parametrize("text", ENGLISH)
-@pytest.mark.parametrize("read", ["cp1252", "latin-1"])
-def test_english_read_with_a_wrong_encoding_is_found(text: str, read: str) -> None:
-    assert reason(retrieval(passage=text.encode().decode(read, "replace"))) == "mojibake"
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("utf-8", "cp1252"), ("utf-8", "latin-1"), ("utf-8", "gbk"), ("cp1252", "utf-8"), ("gbk", "latin-1")],
+)
+def test_english_read_with_a_wrong_encoding_is_found(text: str, written: str, read: str) -> None:
+    assert reason(retrieval(passage=text.encode(written, "ignore").decode(read, "replace"))) == "mojibake"
+
+
+def test_an_accent_that_became_an_ideograph_is_found() -> None:
+    assert reason(retrieval(passage="The caf茅 of the mus茅e is open; its r茅sum茅 is short.")) == "mojibake"
+    for passage in (
+        "They drank 茅台 in the mus茅e, says the guide, and left.",
+        "The sign 茅 is read mao.",
+        "app每天用, wifi没网",
+    ):
+        assert reason(retrieval(passage=passage)) == ""
 
 
 @pytest.mark.parametrize(
