@@ -87,6 +87,20 @@ class NearDuplicateParams(Section):
     )
 
 
+class SemanticDuplicateParams(Section):
+    """Semantic deduplication: two rows are semantic duplicates if both their sides are alike to a model."""
+
+    model: str | None = Field(
+        default=None,
+        description="The model: a packaged encoder, folder, hub name, models:/NAME@ALIAS or openai:MODEL@URL; "
+        "null keeps semantic duplicates.",
+    )
+    threshold: float = Field(default=0.95, gt=0, le=1, description="Cosine that each side must reach.")
+    max_cluster: int = Field(
+        default=100, ge=2, description="Rows; a larger cluster only loses rows that are alike to a row it keeps."
+    )
+
+
 class ContaminationParams(Section):
     """What counts as a text of the evaluation suite."""
 
@@ -166,6 +180,10 @@ class FilterParams(Section):
         default=1024,
         ge=1,
         description="MiB that a task of the deduplication plans with; less makes more tasks and changes no row.",
+    )
+    semantic_duplicates: SemanticDuplicateParams = Field(
+        default_factory=lambda: SemanticDuplicateParams(),
+        description="Rows of one task whose sides both say the same to a model.",
     )
     contamination: ContaminationParams = Field(
         default_factory=lambda: ContaminationParams(), description="Texts of evaluate.suite in training rows."

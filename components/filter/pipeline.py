@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,8 +34,12 @@ from components.filter.fluency import Sample, Trigrams, sample
 from components.filter.judgement import judge, read_judgement
 from components.filter.normalise import clean_table
 from components.filter.params import FilterParams
+from components.filter.semantic_shuffle import find_semantic, partition_count
 from components.filter.shuffle import ROW_BITS, ROW_MASK, Shuffle, find_exact, find_near
 from components.filter.verdict import CODES, KEPT, REASONS, Verdict
+
+if TYPE_CHECKING:
+    from components.training.encoder import Encoder
 
 PHASES = "_phases"
 
@@ -48,12 +52,18 @@ def run(context: Context) -> None:
         raise InputError(f"{ingest.uri}: no rows to filter")
     classification.check((*params.safety, *params.quality))
     read_blocked(params.blocked_domains)
+    model = _semantic_model(params)
     fingerprint = digest_json(
-        [params.model_dump(mode="json", exclude={"task_memory"}), code_digest("components.core", "components.filter")]
+        [
+            params.model_dump(mode="json", exclude={"task_memory"}),
+            code_digest("components.core", "components.filter"),
+            model and [model.digest, _vector_code()],
+        ]
     )
     reference = _reference(context, params)
     near = params.near_duplicates
-    plan = shuffle_plan.plan(ingest.rows, len(ingest.shards), near.threshold, params.task_memory << 20)
+    budget = params.task_memory << 20
+    plan = shuffle_plan.plan(ingest.rows, len(ingest.shards), near.threshold, budget)
     # the model of fluency is counted from the whole corpus
     judged = digest_json([fingerprint, reference.digest, ingest.digest if params.fluency else None])
     shuffle = Shuffle(
@@ -64,12 +74,15 @@ def run(context: Context) -> None:
         ingest_digest=ingest.digest,
         plan=plan,
         near=near,
+        semantic_partitions=partition_count(model.dims, ingest.rows, budget) if model else 0,
     )
     fluency_uri = _count_fluency(context, params, shuffle) if params.fluency else None
     _judge_shards(context, params, shuffle, reference, fluency_uri)
     find_exact(shuffle, context.workers, context.progress)
     if near.threshold is not None:
         find_near(shuffle, context.workers, context.progress)
+    if model:
+        find_semantic(shuffle, params.semantic_duplicates, model, context.workers, context.progress)
     settled = _settle(context, shuffle)
 
     counts: dict[str, Counter[int]] = {}
@@ -88,6 +101,21 @@ def run(context: Context) -> None:
     work = partial(_write_shard, shuffle=shuffle, reasons=reasons)
     build_dataset(context.outputs["output"], "filter", tasks, work, fingerprint, context.workers, progress)
     _remove(shuffle.area)
+
+
+def _semantic_model(params: FilterParams) -> Encoder | None:
+    """The model of semantic deduplication, opened before any work is done; None without it."""
+    if params.semantic_duplicates.model is None:
+        return None
+    from components.training.encoder import open_encoder
+
+    return open_encoder(params.semantic_duplicates.model)
+
+
+def _vector_code() -> str:
+    from components.training.vectors import code_version
+
+    return code_version()
 
 
 def _reference(context: Context, params: FilterParams) -> Reference:
@@ -211,18 +239,23 @@ def _losers(shuffle: Shuffle, group: int) -> list[tuple[str, pa.Table]]:
     found = [("exact_duplicate", shuffle.losers("exact", shuffle.plan.key_partitions, group))]
     if shuffle.near.threshold is not None:
         found.append(("near_duplicate", shuffle.losers("near", 1, group)))
+    if shuffle.semantic_partitions:
+        found.append(("semantic_duplicate", shuffle.losers("semantic", 1, group)))
     return found
 
 
 def _drop_losers(verdict: Verdict, shard: int, losers: pa.Table, reason: str) -> None:
     """Drop the rows of a shard that are among the losers; the detail names the row that survives and, where that is
-    another, the one that the row was found to be like."""
+    another, the one that the row was found to be like, and the cosine with that one where a model found it."""
     first, last = np.searchsorted(losers["address"].to_numpy(), [shard << ROW_BITS, (shard + 1) << ROW_BITS])
-    address, survivor, like = (column.to_numpy() for column in losers.slice(first, last - first).columns)
+    mine = losers.slice(first, last - first)
+    address, survivor, like = (mine[name].to_numpy() for name in ("address", "survivor", "like"))
     rows = (address & ROW_MASK).astype(np.int64)
     verdict.codes[rows] = CODES[reason]
-    for row, one, other in zip(rows.tolist(), survivor.tolist(), like.tolist(), strict=True):
-        verdict.details[row] = f"of {one}" if one == other else f"of {one}, like {other}"
+    columns = (rows.tolist(), survivor.tolist(), like.tolist(), mine["cosine"].to_pylist())
+    for row, one, other, cosine in zip(*columns, strict=True):
+        said = f"of {one}" if one == other else f"of {one}, like {other}"
+        verdict.details[row] = said if cosine is None else f"{said}, cosine {cosine:.3f}"
 
 
 def _write_shard(task: ShardTask, shuffle: Shuffle, reasons: Sequence[str]) -> list[ShardOutput]:

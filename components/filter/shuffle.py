@@ -36,6 +36,7 @@ ROW_BITS = 32  # of an address; the bits above them number the shard
 ROW_MASK = np.uint64((1 << ROW_BITS) - 1)
 
 Ids = NDArray[np.uint64]
+Cosines = NDArray[np.float32]
 
 
 def _schema(*names: str) -> pa.Schema:
@@ -51,8 +52,8 @@ for _side in ("left_text", "right_text"):
     NODES = NODES.append(pa.field(_side, pa.large_string()))
 VERIFIED = _schema("a", "b", "rank_a", "rank_b", "id_a", "id_b")
 # A row that goes, the id of the row that survives in its place, and of the row that it was found to be like: the
-# survivor itself, unless others lie between them.
-LOSERS = _schema("address", "survivor", "like")
+# survivor itself, unless others lie between them; and the cosine with that row, where a model found it.
+LOSERS = _schema("address", "survivor", "like").append(pa.field("cosine", pa.float32()))
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Shuffle:
     ingest_digest: str
     plan: ShufflePlan
     near: NearDuplicateParams
+    semantic_partitions: int = 0  # parts of the search for semantic duplicates; 0 without one
 
     @property
     def shards(self) -> list[Shard]:
@@ -83,9 +85,13 @@ class Shuffle:
         name = f"{shard.name}-{digest_json([self.judge_fingerprint, shard.sha256])[:16]}.arrow"
         return storage.join(self.area, "judge", name)
 
+    def phase(self, phase: str) -> str:
+        """Where the files of a phase are."""
+        return storage.join(self.area, self.fingerprint[:16], phase)
+
     def place(self, phase: str, number: int) -> str:
         """Where a task's file is."""
-        return storage.join(self.area, self.fingerprint[:16], phase, f"{number:05d}")
+        return storage.join(self.phase(phase), f"{number:05d}")
 
     def places(self, phase: str, count: int) -> list[str]:
         """The files of all tasks of a phase, in order."""
@@ -100,7 +106,7 @@ class Shuffle:
         progress: Callable[[str, float, str], Progress],
     ) -> None:
         """Do the tasks 0 ≤ number < `count` of a phase that have no file yet; `work` writes `place(phase, number)`."""
-        done = {info.uri for info in storage.list_files(storage.join(self.area, self.fingerprint[:16], phase))}
+        done = {info.uri for info in storage.list_files(self.phase(phase))}
         pending = [number for number in range(count) if self.place(phase, number) not in done]
         with progress(phase, count, "tasks") as bar:
             bar.advance(count - len(pending))
@@ -113,10 +119,19 @@ class Shuffle:
         with write_exchange(self.place(phase, number), schema, partitions, self.plan.round_bytes) as rounds:
             yield rounds
 
-    def write_losers(self, phase: str, number: int, address: Ids, survivor: Ids, like: Ids) -> None:
+    def write_losers(
+        self, phase: str, number: int, address: Ids, survivor: Ids, like: Ids, cosine: Cosines | None = None
+    ) -> None:
         """Write the rows that a task found to go, as LOSERS, for the groups that their shards belong to."""
+        cosines = pa.nulls(len(address), pa.float32()) if cosine is None else pa.array(cosine)
+        table = pa.table([*map(pa.array, (address, survivor, like)), cosines], schema=LOSERS)
         with self.write(phase, number, LOSERS, self.plan.groups) as rounds:
-            rounds.add(_table(LOSERS, address, survivor, like), self.group_of(address))
+            rounds.add(table, self.group_of(address))
+
+    def dropped(self, group: int) -> Ids:
+        """The sorted addresses of a group's rows that exact and near-duplicates have cost."""
+        phases = [("exact", self.plan.key_partitions)] + [("near", 1)] * (self.near.threshold is not None)
+        return np.sort(np.concatenate([self.losers(*phase, group)["address"].to_numpy() for phase in phases]))
 
     def losers(self, phase: str, count: int, group: int) -> pa.Table:
         """The rows of a group's shards that `count` tasks of a phase found to go, as LOSERS, sorted by address."""
@@ -167,7 +182,7 @@ def _keys(shuffle: Shuffle, group: int) -> None:
             kind, rank, address, ids = _columns(table, "kind", "rank", "address", "id")
             left, right = _columns(table, "left", "right")
             left, right = duplicates.pair_keys(left, right, table["symmetric"].to_numpy())
-            partition = _partition(mix(mix(left + kind) + right), partitions)
+            partition = partition_of(mix(mix(left + kind) + right), partitions)
             rounds.add(_table(KEYS, kind, left, right, rank, address, ids), partition)
 
 
@@ -190,12 +205,12 @@ def _bands(shuffle: Shuffle, group: int) -> None:
         for shard in shuffle.plan.shards_of(group):
             table = read_judgement(shuffle.judgement(shard), ("code", "kind", "rank", "bands"))
             address = addresses(shard, len(table))
-            kept = np.equal(table["code"].to_numpy(), KEPT) & ~_among(address, lost)
+            kept = np.equal(table["code"].to_numpy(), KEPT) & ~among(address, lost)
             kind, rank = (column[kept] for column in _columns(table, "kind", "rank"))
             bands = [name for name in table.column_names if name.startswith("band_")]
             for band, name in enumerate(bands):
                 hashes = mix(table[name].to_numpy()[kept] + kind + np.uint64(band))
-                rounds.add(_table(BANDS, hashes, rank, address[kept]), _partition(hashes, partitions))
+                rounds.add(_table(BANDS, hashes, rank, address[kept]), partition_of(hashes, partitions))
 
 
 def _edges(shuffle: Shuffle, partition: int) -> None:
@@ -206,7 +221,7 @@ def _edges(shuffle: Shuffle, partition: int) -> None:
     partitions = shuffle.plan.edge_partitions
     with shuffle.write("edges", partition, EDGES, partitions) as rounds:
         for a, b in duplicates.candidates(hashes, rank, address):
-            rounds.add(_table(EDGES, a, b), _partition(mix(mix(a) + b), partitions))
+            rounds.add(_table(EDGES, a, b), partition_of(mix(mix(a) + b), partitions))
 
 
 def _read_edges(shuffle: Shuffle, partition: int) -> tuple[Ids, Ids]:
@@ -307,12 +322,12 @@ def _table(schema: pa.Schema, *columns: Ids) -> pa.Table:
     return pa.table([pa.array(column) for column in columns], schema=schema)
 
 
-def _partition(hashes: Ids, partitions: int) -> NDArray[np.int64]:
+def partition_of(hashes: Ids, partitions: int) -> NDArray[np.int64]:
     """By the upper bits of a hash, so that its lower ones stay as good inside a partition."""
     return ((hashes >> np.uint64(32)) * np.uint64(partitions) >> np.uint64(32)).astype(np.int64)
 
 
-def _among(values: Ids, ordered: Ids) -> NDArray[np.bool_]:
+def among(values: Ids, ordered: Ids) -> NDArray[np.bool_]:
     """Which values are in a sorted array."""
     if not len(ordered):
         return np.zeros(len(values), bool)

@@ -18,6 +18,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "quality": ("fluency",),
     "exact_duplicates": ("exact_duplicate",),
     "near_duplicates": ("near_duplicate",),
+    "semantic_duplicates": ("semantic_duplicate",),
     "contamination": ("contaminated_exact", "contaminated_near"),
 }
 KEPT = 0

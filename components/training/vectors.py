@@ -56,7 +56,7 @@ def encode_cached(
     """
     identifiers, first, inverse = np.unique(text_ids(texts), return_index=True, return_inverse=True)
     advance = advance or (lambda count: None)
-    store = VectorStore(Path(cache_dir) / f"{encoder.digest}-{_code_version()}", encoder.dims)
+    store = VectorStore(Path(cache_dir) / f"{encoder.digest}-{code_version()}", encoder.dims)
     vectors, found = store.get(identifiers)
     advance(int(found.sum()))
     missing = np.flatnonzero(~found)
@@ -179,6 +179,6 @@ def _worker_encoder(origin: str, precision: Precision) -> Encoder:
 
 
 @lru_cache(maxsize=1)
-def _code_version() -> str:
+def code_version() -> str:
     """Changes with the code that makes vectors, so that a store never mixes two ways of making them."""
     return digest_json([digest_file(Path(__file__).with_name(name)) for name in VECTOR_CODE])[:8]

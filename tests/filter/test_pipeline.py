@@ -84,7 +84,7 @@ def test_every_row_is_accounted_for(filtered: Filter, tmp_path: Path) -> None:
     funnel = table(tmp_path / "out.funnel.csv")
     assert [line["stage"] for line in funnel] == [
         *("ingest", "normalise", "language", "length", "heuristics", "pairs", "safety", "quality"),
-        *("exact_duplicates", "near_duplicates", "contamination"),
+        *("exact_duplicates", "near_duplicates", "semantic_duplicates", "contamination"),
     ]
     assert int(funnel[0]["rows"]) == len(rows)
     assert int(funnel[-1]["rows"]) == result.rows == len(rows) - sum(int(line["dropped"]) for line in funnel)
