@@ -1,4 +1,4 @@
-"""BEIR folders: corpus.jsonl, queries.jsonl and qrels/<split>.tsv, each plain or compressed."""
+"""BEIR folders: corpus.jsonl, queries.jsonl and qrels/<split>.tsv, each in any format that rows are carried in."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def beir_folder(uri: str, files: Iterable[str]) -> BeirFolder:
         stem = name.split(".")[0]
         if carrier is None:
             continue
-        if parent == "qrels" and carrier.format == "tsv":
+        if parent == "qrels":
             qrels[stem] = file
-        elif carrier.format == "jsonl" and stem in ("corpus", "queries"):
+        elif stem in ("corpus", "queries"):
             found[stem] = file
     for name, there in (("corpus.jsonl", "corpus" in found), ("queries.jsonl", "queries" in found)):
         if not there:

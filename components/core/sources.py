@@ -67,7 +67,7 @@ class PageParams(Section):
         default=512, ge=8, description="Elements inside one another, as browsers allow (page_too_deep)."
     )
     seconds: float = Field(default=10, gt=0, le=3600, description="CPU seconds for one page (page_timeout).")
-    memory_mib: int = Field(default=2048, ge=256, description="Address space of the reading process (page_crashed).")
+    memory_mib: int = Field(default=1024, ge=256, description="Address space of the reading process (page_crashed).")
 
 
 class SourceParams(Section):
@@ -140,6 +140,11 @@ class SourceParams(Section):
     def is_meta_list(self) -> bool:
         """Whether this is a list of data sets with their repeat counts."""
         return self.uri.lower().endswith(META_LISTS)
+
+    def changed(self, **fields: Any) -> SourceParams:
+        """The same entry but for some keys (None: not given)."""
+        given = self.model_dump(exclude_unset=True) | fields
+        return SourceParams.model_validate({key: value for key, value in given.items() if value is not None})
 
     @cached_property
     def title(self) -> str:

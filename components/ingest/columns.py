@@ -14,7 +14,7 @@ from components.ingest import beir
 from components.ingest.chats import first_exchange
 from components.ingest.documents import split_title
 from components.ingest.layouts import CLASS_TYPES, TASKS, Fit, candidates, fit, names_of
-from components.ingest.pages import page_reader
+from components.ingest.pages import check_installed, page_reader
 
 # Columns of FlagEmbedding that are kept in `meta` as they are: the task's instruction, and its kind.
 _NOTES = ("prompt", "type")
@@ -28,9 +28,14 @@ class _BadRow(Exception):
 
 
 class ColumnMap:
-    """The columns of one source: as its parameters name them, or as the layouts of the field do."""
+    """The columns of one source: as its parameters name them, or as the layouts of the field do.
+
+    Raises UsageError if the source's parameters need what is not installed.
+    """
 
     def __init__(self, source: SourceParams) -> None:
+        if "pages" in source.model_fields_set:
+            check_installed(source.pages)
         self.source = source
         self._by_type = source.layout in (None, "piccolo", "flagembedding")
         self._fits: dict[tuple[Task | None, tuple[str, ...]], Fit | str] = {}

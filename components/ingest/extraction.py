@@ -8,7 +8,8 @@ element alone is taken (the paragraph scoring of Arc90's Readability), without i
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from resiliparse.parse.html import ElementNode, HTMLTree
@@ -27,6 +28,7 @@ SHORT = 500
 ELEMENT_SHARE = 0.6
 LINK_SHARE = 0.7
 _OUTER = ("html", "body")
+_BLOCKS = ("p", "ul", "ol")
 _SEPARATORS = re.compile(r"\s+[|\-–—·•:»«/]+\s+|\s*[|_｜]\s*")
 _SPACE = re.compile(r"\s+")
 _BLANK_LINES = re.compile(r"\n\s*\n+")
@@ -45,20 +47,53 @@ def decode(data: bytes) -> str:
     return bytes_to_str(data, declared or "utf-8", "replace", (detected or "utf-8", "utf-8", "windows-1252"))
 
 
-def depth(tree: HTMLTree) -> int:
-    """How many elements stand inside one another where the tree is deepest."""
+class Block(NamedTuple):
+    """A paragraph or list: its element, how deep that stands, and the characters of the links in it."""
+
+    element: ElementNode
+    depth: int
+    links: list[int]
+
+    @property
+    def characters(self) -> int:
+        """Length of its text."""
+        return len((self.element.text or "").strip())
+
+
+class Outline(NamedTuple):
+    """How deep the elements of a page stand inside one another, and its blocks in their order."""
+
+    depth: int
+    blocks: list[Block]
+
+
+def outline(tree: HTMLTree) -> Outline:
+    """Walk a page once. (The parser's own collections take quadratic time, which a long page makes into hours.)"""
     from resiliparse.parse.html import traverse_dom
 
+    root = tree.document.first_element_child if tree.document is not None else None
+    blocks: list[Block] = []
+    around: list[Block] = []
     deepest = 0
 
     def visit(context: Any) -> None:
         nonlocal deepest
-        if context.depth > deepest:
-            deepest = context.depth
+        depth = context.depth
+        deepest = max(deepest, depth)
+        while around and around[-1].depth >= depth:
+            around.pop()
+        tag = context.node.tag
+        if tag in _BLOCKS:
+            around.append(Block(context.node, depth, []))
+            blocks.append(around[-1])
+        elif tag == "a" and around:
+            length = len(context.node.text or "")
+            for block in around:
+                block.links.append(length)
 
-    if tree.document is not None:
-        traverse_dom(tree.document, visit, elements_only=True)
-    return deepest
+    if root is not None:
+        traverse_dom(root, visit, elements_only=True)
+    return Outline(deepest + 1, blocks)
 
 
 def title(tree: HTMLTree, url: str | None) -> str:
@@ -76,18 +111,14 @@ def title(tree: HTMLTree, url: str | None) -> str:
     return _without_site(named, headings, {_plain(_meta(tree, "og:site_name")), *_hosts(url)} - {""})
 
 
-def main_text(tree: HTMLTree) -> str:
+def main_text(tree: HTMLTree, blocks: Sequence[Block]) -> str:
     """The text of the article, its paragraphs on lines of their own; empty if there is none. Changes the tree."""
-    body = tree.body
-    if body is None:
+    if tree.body is None:
         return ""
     whole = _whole_text(tree)
-    element = _article(body)
+    element = _article(blocks)
     if element is not None:
-        for node in list(element.query_selector_all("ul,ol,p")):
-            length = len((node.text or "").strip())
-            if length and _link_characters(node) > LINK_SHARE * length:
-                node.decompose()
+        _remove_links(element, blocks)
         part = _plain_text(element.html, (*ASIDE, *COMMENTS), main_content=False)
         if len(part) > ELEMENT_SHARE * len(whole):
             return part
@@ -126,33 +157,40 @@ def _plain_text(html: Any, without: tuple[str, ...], main_content: bool = True) 
     return _BLANK_LINES.sub("\n", text).strip()
 
 
-def _article(body: ElementNode) -> ElementNode | None:
+def _article(blocks: Iterable[Block]) -> ElementNode | None:
     """The element whose paragraphs hold the most text that is no link; those of its children's count half."""
     scores: dict[int, float] = {}
-    nodes: dict[int, ElementNode] = {}
+    elements: dict[int, ElementNode] = {}
     comments = ",".join(COMMENTS)
-    for paragraph in body.get_elements_by_tag_name("p"):
-        length = len((paragraph.text or "").strip())
-        weight = float(length - 2 * _link_characters(paragraph))
+    for block in blocks:
+        if block.element.tag != "p":
+            continue
+        length = block.characters
+        weight = float(length - 2 * sum(block.links))
         if length < PARAGRAPH or weight <= 0:
             continue
-        comment = paragraph.closest(comments)
+        comment = block.element.closest(comments)
         if comment is not None and comment.tag not in (*_OUTER, "main", "article"):
             continue
-        node = paragraph.parent_element
+        element = block.element.parent_element
         for _ in range(2):
-            if node is None or node.tag in _OUTER:
+            if element is None or element.tag in _OUTER:
                 break
-            scores[hash(node)] = scores.get(hash(node), 0.0) + weight
-            nodes[hash(node)] = node
-            node, weight = node.parent_element, weight / 2
+            key = hash(element)
+            scores[key] = scores.get(key, 0.0) + weight
+            elements[key] = element
+            element, weight = element.parent_element, weight / 2
     if not scores:
         return None
-    return nodes[max(scores, key=lambda key: scores[key])]
+    return elements[max(scores, key=lambda key: scores[key])]
 
 
-def _link_characters(node: ElementNode) -> int:
-    return sum(len(link.text or "") for link in node.get_elements_by_tag_name("a"))
+def _remove_links(article: ElementNode, blocks: Iterable[Block]) -> None:
+    """Take the blocks out of an article that are hardly more than links."""
+    doomed = [block.element for block in blocks if sum(block.links) > LINK_SHARE * block.characters > 0]
+    for element in doomed:
+        if article.contains(element):  # and has not gone with one around it
+            element.decompose()
 
 
 def _meta(tree: HTMLTree, name: str) -> str:

@@ -31,10 +31,8 @@ def read_meta_list(entry: SourceParams) -> list[tuple[int, SourceParams]]:
         if int(count):
             path = path.strip()
             uri = path if path.startswith("/") or "://" in path else storage.join(root, path)
-            changed = {"uri": uri, "name": None, "repeat": int(count) * entry.repeat, "root": None}
-            line_entry = entry.model_copy(update=changed)
-            named = {"name": f"{entry.title}.{line_entry.title}"}
-            sources.append((number, line_entry.model_copy(update=named)))
+            line_entry = entry.changed(uri=uri, name=None, repeat=int(count) * entry.repeat, root=None)
+            sources.append((number, line_entry.changed(name=f"{entry.title}.{line_entry.title}")))
     if not sources:
         raise InputError(f"{entry.uri}: names no data set; expected lines of a path and its repeat count")
     return sources

@@ -86,7 +86,7 @@ def _beir(entry: SourceParams, found: Sequence[FileInfo], digests: FileDigests) 
     judged = folder.qrels[split]
     needed = {info.uri: info for info in found if info.uri in (judged, folder.queries, folder.corpus)}
     digest = digest_json([_digest(needed[uri], digests) for uri in (judged, folder.queries, folder.corpus)])
-    params = entry.model_copy(update={"layout": "beir", "split": split})
+    params = entry.changed(layout="beir", split=split)
     ignored = tuple(info.uri for info in found if info.uri not in needed)
     return ResolvedSource(params, (SourceInput(judged, digest, needed[judged].size),), ignored, entry)
 
