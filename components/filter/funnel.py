@@ -19,14 +19,13 @@ def funnel_csv(rows_by_code: Counter[int], params: FilterParams) -> bytes:
     `rows_by_code` counts rows by reason code (KEPT included). Counts by source stand in the dataset's ledger.
     """
     rows_by_reason = Counter({(*REASONS, *params.classifiers)[code]: rows for code, rows in rows_by_code.items()})
-    classifiers = {"safety": params.safety, "quality": params.quality}
     left = rows_by_code.total()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerow([FIRST_STAGE, left, 0, ""])
     for stage, reasons in STAGES.items():
-        reasons = (*reasons, *(entry.name for entry in classifiers.get(stage, ())))
+        reasons = (*reasons, *(name for name, place in params.classifiers.items() if place == stage))
         counts = {reason: rows_by_reason[reason] for reason in reasons if rows_by_reason[reason]}
         left -= sum(counts.values())
         spelt = "; ".join(f"{reason} {rows}" for reason, rows in counts.items())

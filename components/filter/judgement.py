@@ -91,7 +91,7 @@ def judge(
     texts = ShardTexts.of(table)
     counts = class_counts(texts.texts)
     tasks = np.array(table["task"].to_pylist(), object)
-    verdict = Verdict.keep_all(len(table), params.classifiers)
+    verdict = Verdict.keep_all(len(table), tuple(params.classifiers))
     rules.judge_presence(texts, verdict)
     given = table["lang"].to_pylist()
     languages = language.row_languages(texts, counts, given, params.languages, params.language_confidence)

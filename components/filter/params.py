@@ -190,13 +190,13 @@ class FilterParams(Section):
     )
 
     @property
-    def classifiers(self) -> tuple[str, ...]:
-        """The reasons that the classifiers drop rows for, in the order in which they judge."""
-        return tuple(entry.name for entry in (*self.safety, *self.quality))
+    def classifiers(self) -> dict[str, str]:
+        """The stage of each classifier by its name, which is its rows' reason; in the order in which they judge."""
+        return {entry.name: stage for stage in ("safety", "quality") for entry in getattr(self, stage)}
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> FilterParams:
-        names = self.classifiers
+        names = [entry.name for entry in (*self.safety, *self.quality)]
         for index, name in enumerate(names):
             if name in (*REASONS, *names[:index]):
                 raise ValueError(f"two reasons are named {name!r}; give the classifier another name")

@@ -90,15 +90,14 @@ def run(context: Context) -> None:
         for source, codes in shard["codes"].items():
             counts.setdefault(source, Counter()).update({int(code): rows for code, rows in codes.items()})
     storage.write_bytes(context.outputs["funnel"], funnel.funnel_csv(sum(counts.values(), Counter()), params))
-    reasons = (*REASONS, *params.classifiers)
-    _check_sources(context, ingest, counts, reasons)
+    _check_sources(context, ingest, counts, (*REASONS, *params.classifiers))
 
     tasks = [
         ShardTask(shard.name, digest_json([shard.sha256, made["digest"]]), number)
         for number, (shard, made) in enumerate(zip(ingest.shards, settled, strict=True))
     ]
     progress = context.progress("write", len(tasks), "shards")
-    work = partial(_write_shard, shuffle=shuffle, reasons=reasons)
+    work = partial(_write_shard, shuffle=shuffle, params=params)
     build_dataset(context.outputs["output"], "filter", tasks, work, fingerprint, context.workers, progress)
     _remove(shuffle.area)
 
@@ -258,16 +257,19 @@ def _drop_losers(verdict: Verdict, shard: int, losers: pa.Table, reason: str) ->
         verdict.details[row] = said if cosine is None else f"{said}, cosine {cosine:.3f}"
 
 
-def _write_shard(task: ShardTask, shuffle: Shuffle, reasons: Sequence[str]) -> list[ShardOutput]:
+def _write_shard(task: ShardTask, shuffle: Shuffle, params: FilterParams) -> list[ShardOutput]:
     number: int = task.payload
     decided = _decide(shuffle, number)
     table = clean_table(shuffle.ingest.read_shard(shuffle.shards[number], SCHEMA.names))
     table = table.set_column(SCHEMA.get_field_index("lang"), "lang", pa.array(decided.languages, pa.string()))
     kept = decided.verdict.kept
     lost = np.flatnonzero(~kept)
+    reasons = (*REASONS, *params.classifiers)
     why = [reasons[code] for code in decided.verdict.codes[lost]]
     kept_table = classification.store_scores(table.filter(pa.array(kept)), decided.scores.filter(pa.array(kept)))
     stats = Counter(f"lang.{code}" for code in kept_table["lang"].to_pylist())
+    for name, stage in params.classifiers.items():
+        stats[f"scored.{stage}.{name}"] = int(np.isfinite(decided.scores[f"{SCORE}{name}"].to_numpy()).sum())
     rejected = reject_records(table.filter(pa.array(~kept)), why, [decided.verdict.details[row] for row in lost])
     return [ShardOutput(kept_table, rejected, Counter(table["source"].to_pylist()), dict(stats))]
 

@@ -36,10 +36,7 @@ def _show(datasets: tuple[str, ...], by_source: bool, source: str | None, as_jso
     if source is not None and source not in sources:
         raise UsageError(f"no rows of source {source!r}; there are {', '.join(sources)}")
     groups: list[str | None] = list(sources) if by_source else [source]
-    funnels = {
-        group: [funnel(each.step, each.uri, each.ledger, group) for each in opened if _has(each, group)]
-        for group in groups
-    }
+    funnels = {group: [funnel(each, group) for each in opened if _has(each, group)] for group in groups}
     if as_json:
         _print_json(each.as_dict() for group in funnels.values() for each in group)
         return

@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from components.core.ledger import Ledger
+from components.core.manifest import Dataset
 from components.filter.verdict import STAGES as FILTER_STAGES
 
 # The stages of a step that has several; its reasons in the order in which rows meet them.
 STAGES: Mapping[str, Mapping[str, tuple[str, ...]]] = {"filter": FILTER_STAGES}
-# Their classifiers' names are reasons too; a manifest does not say which of the two a name belongs to.
-CLASSIFIED = ("safety", "quality")
 
 
 @dataclass(frozen=True)
@@ -51,33 +50,37 @@ class Funnel:
         return asdict(self)
 
 
-def funnel(step: str, dataset: str, ledger: Ledger, source: str | None = None) -> Funnel:
-    """The funnel of a ledger, over all sources or for one."""
+def funnel(dataset: Dataset, source: str | None = None) -> Funnel:
+    """The funnel of a dataset's ledger, over all sources or for one."""
+    step, ledger = dataset.step, dataset.ledger
     rows_in, rows_out = (rows.total() if source is None else rows[source] for rows in (ledger.rows_in, ledger.rows_out))
     losses = {loss.reason: loss for loss in _losses(ledger, source)}
     stages, left = [], rows_in
-    for name, reasons in _stages(step, losses):
+    for name, reasons in _stages(dataset, losses):
         lost = sorted(
             (losses[reason] for reason in reasons if reason in losses), key=lambda loss: (-loss.rows, loss.reason)
         )
         after = left - sum(loss.rows for loss in lost)
         stages.append(Stage(name, left, after, tuple(lost)))
         left = after
-    return Funnel(step, dataset, source, rows_in, rows_out, tuple(stages))
+    return Funnel(step, dataset.uri, source, rows_in, rows_out, tuple(stages))
 
 
-def _stages(step: str, losses: Collection[str]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Each stage of a step with its reasons; reasons that no stage knows are the one stage's, or the classifiers'."""
-    named = STAGES.get(step, {})
-    placed = {reason for reasons in named.values() for reason in reasons}
-    others = sorted(set(losses) - placed)
-    if not named:
-        yield step, others
-    for stage, reasons in named.items():
-        if not others or stage not in CLASSIFIED:
-            yield stage, reasons
-        elif stage == CLASSIFIED[-1]:
-            yield ", ".join(CLASSIFIED), [*(reason for each in CLASSIFIED for reason in named[each]), *others]
+def _stages(dataset: Dataset, losses: Collection[str]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Each stage of a step with its reasons. A step without stages is one; reasons that no stage knows come first."""
+    named = {
+        stage: (*reasons, *_classifiers(dataset, stage)) for stage, reasons in STAGES.get(dataset.step, {}).items()
+    }
+    others = sorted(set(losses).difference(*named.values()))
+    if others or not named:
+        yield "read" if named else dataset.step, others
+    yield from named.items()
+
+
+def _classifiers(dataset: Dataset, stage: str) -> Iterator[str]:
+    """The reasons that classifiers add to a stage: the filter counts the rows that each has scored."""
+    prefix = f"scored.{stage}."
+    yield from (name.removeprefix(prefix) for name in dataset.stats if name.startswith(prefix))
 
 
 def _losses(ledger: Ledger, source: str | None) -> Iterator[Loss]:

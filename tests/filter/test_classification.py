@@ -21,6 +21,7 @@ from components.core.errors import InputError, UsageError
 from components.core.manifest import Dataset
 from components.core.pinned import digest
 from components.filter.normalise import clean_text
+from components.ledger.funnel import funnel as ledger_funnel
 
 Filtered = Callable[..., Dataset]
 TOPICS = ["harbour", "library", "bridge", "festival", "railway", "garden", "museum", "market"]
@@ -142,6 +143,10 @@ def test_the_stages_in_order_and_the_same_bytes_whatever_the_split_of_work(
     funnel = _funnel(tmp_path)
     assert funnel["safety"]["reasons"] == "blocked_domain 1; unsafe 2"
     assert funnel["quality"]["reasons"] == "fluency 20"
+    shown = {stage.name: [(loss.reason, loss.rows) for loss in stage.lost] for stage in ledger_funnel(first).stages}
+    assert shown["safety"] == [("unsafe", 2), ("blocked_domain", 1)] and shown["quality"] == [("fluency", 20)]
+    assert first.stats["scored.safety.unsafe"] == len(rows) - 1
+    assert first.stats["scored.quality.advertisement"] == len(rows) - 23
     again = filtered(rows, per_shard=400, workers=2, out="again", **params)
     assert [shard.sha256 for shard in again.shards] == [shard.sha256 for shard in first.shards]
     assert [shard.rejected_sha256 for shard in again.shards] == [shard.rejected_sha256 for shard in first.shards]

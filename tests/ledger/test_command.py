@@ -24,7 +24,14 @@ def row(number: int, source: str, passage: str = "the passage of it") -> dict[st
     return {"task": "retri_contrast", "text": f"query {number}", "text_pos": passage, "source": source}
 
 
-def write(uri: object, step: str, kept: dict[str, int], lost: dict[tuple[str, str], int], shards: int = 3) -> Dataset:
+def write(
+    uri: object,
+    step: str,
+    kept: dict[str, int],
+    lost: dict[tuple[str, str], int],
+    shards: int = 3,
+    stats: dict[str, float] | None = None,
+) -> Dataset:
     """A dataset with this many rows kept by source, and dropped by source and reason, dealt over its shards."""
     rows = [(row(number, source), None) for source, count in kept.items() for number in range(count)]
     for (source, reason), count in lost.items():
@@ -34,7 +41,9 @@ def write(uri: object, step: str, kept: dict[str, int], lost: dict[tuple[str, st
         good = [each for each, reason in task.payload if reason is None]
         bad = [(each, reason) for each, reason in task.payload if reason is not None]
         rejected = reject_records(record_table([each for each, _ in bad]), [reason for _, reason in bad])
-        return [ShardOutput(record_table(good), rejected, Counter(each["source"] for each, _ in task.payload))]
+        return [
+            ShardOutput(record_table(good), rejected, Counter(each["source"] for each, _ in task.payload), stats or {})
+        ]
 
     tasks = [ShardTask(f"{index:05d}", str(index), rows[index::shards]) for index in range(shards)]
     return build_dataset(str(uri), step, tasks, work, "test")
@@ -69,18 +78,17 @@ def test_the_funnel_of_the_chain_accounts_for_every_row(embedmill: Embedmill, ch
     assert "\x1b" not in shown.stdout
 
 
-def test_rows_that_classifiers_dropped_stand_between_the_rules_and_the_duplicates(
-    embedmill: Embedmill, tmp_path: Path
-) -> None:
+def test_rows_that_classifiers_dropped_stand_in_the_stages_of_these(embedmill: Embedmill, tmp_path: Path) -> None:
     lost = {
         ("faq", reason): rows
         for reason, rows in (("empty", 1), ("toxicity", 3), ("fluency", 2), ("exact_duplicate", 4))
     }
-    write(tmp_path / "filtered", "filter", {"faq": 10}, lost)
+    write(tmp_path / "filtered", "filter", {"faq": 10}, lost, stats={"scored.safety.toxicity": 6})
     shown = cells(embedmill("ledger", "show", "filtered").stdout)[2:]
     assert [line[:3] for line in shown if len(line) == 7] == [
         ["normalise", "20", "19"],
-        ["safety, quality", "19", "14"],
+        ["safety", "19", "16"],
+        ["quality", "16", "14"],
         ["exact_duplicates", "14", "10"],
     ]
     assert [line[-1] for line in shown] == ["empty", "toxicity", "fluency", "exact_duplicate"]
