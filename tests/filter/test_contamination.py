@@ -46,6 +46,12 @@ def test_texts_of_the_suite_are_found_on_every_side(reference: Reference) -> Non
     assert statuses(rows, reference) == [CLEAN, EXACT, EXACT, EXACT, EXACT, EXACT]
 
 
+def test_a_suite_in_simplified_chinese_is_found_in_traditional_rows_and_the_reverse(reference: Reference) -> None:
+    rows = [retrieval(query="花唄怎麼還款"), retrieval(query="花唄怎麼退款")]
+    assert statuses(rows, reference) == [EXACT, CLEAN]
+    assert statuses([retrieval(query="花呗怎么还款")], Reference.of(["花唄怎麼還款"], 0.8)) == [EXACT]
+
+
 def test_near_duplicates_are_found_and_verified(reference: Reference) -> None:
     rows = [
         retrieval(passage=TEXT.replace("raised", "given")),
