@@ -36,8 +36,8 @@ def main(arguments: list[str]) -> None:
     for name in arguments or PARTS:
         result = importlib.import_module(f"benchmarks.{PARTS[name]}").run()
         result.save()
-        print(result.markdown(), flush=True)
-        print()
+        print(result.markdown(), end="\n\n", flush=True)
+    importlib.import_module("benchmarks.summary").write()
 
 
 if __name__ == "__main__":

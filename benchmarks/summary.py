@@ -1,0 +1,77 @@
+"""What all parts found, in one table: each figure beside its aim and the command that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import deduplication, filters, signatures
+from benchmarks.measure import README, RESULTS, Table, read_values, replace_block, shown
+
+Values = dict[str, Any]
+Row = tuple[str, str, Callable[[Values], str], str]
+
+
+def _ratios(part: Values, ours: str, theirs: str, key: str) -> str:
+    return " / ".join(_ratio(part[lang], ours, theirs, key) for lang in ("en", "zh"))
+
+
+def _ratio(rates: Values, ours: str, theirs: str, key: str) -> str:
+    values = rates[key] if key in rates else {name: found["documents_per_second"] for name, found in rates.items()}
+    return f"{shown(values[ours] / values[theirs])}×"
+
+
+def _signature(theirs: str) -> Callable[[Values], str]:
+    return lambda part: _ratios(part, signatures.OURS, theirs, "texts_per_second")
+
+
+def _whole(theirs: str) -> Callable[[Values], str]:
+    return lambda part: _ratios(part, deduplication.OURS, theirs, "")
+
+
+def _quality(name: str) -> Callable[[Values], str]:
+    return lambda part: " / ".join(shown(part[lang][deduplication.OURS][name]) for lang in ("en", "zh"))
+
+
+def _extraction(part: Values) -> str:
+    return " against ".join(shown(found["f1"]) for found in part.values())
+
+
+def _growth(key: str) -> Callable[[Values], str]:
+    def spelt(part: Values) -> str:
+        if key == "cpu_seconds":
+            found = [part["ingest"][key][at] + part["filter"][key][at] for at in range(len(part["sizes"]))]
+            return " · ".join(f"{each / size * 1e6:,.0f}" for each, size in zip(found, part["sizes"], strict=True))
+        return " · ".join(f"{each / 2**20:,.0f}" for each in part["filter"][key])
+
+    return spelt
+
+
+ROWS: tuple[Row, ...] = (
+    ("minhash", "signatures, beside datatrove's stage (en / zh)", _signature("datatrove's signature stage"), "≥ 20×"),
+    ("minhash", "signatures, beside rensa (en / zh)", _signature("rensa (R-MinHash)"), "≥ 4×"),
+    ("dedup", "whole deduplication, beside text-dedup (en / zh)", _whole("text-dedup"), "≥ 8×"),
+    ("dedup", "whole deduplication, beside datatrove (en / zh)", _whole("datatrove (4 stages)"), "≥ 8×"),
+    ("dedup", "recall of planted pairs, Jaccard .80–.85", _quality("recall_near"), "≥ .97"),
+    ("dedup", "removed rows verified at the threshold", _quality("precision"), "1"),
+    ("filters", "all filters as shipped, pairs/s", lambda part: _rate(part, filters.SHIPPED), "≥ 5,000"),
+    ("filters", "with every optional filter, pairs/s", lambda part: _rate(part, filters.EVERYTHING), "≥ 5,000"),
+    ("score", "scoring, beside SentenceTransformer.encode", lambda part: f"{shown(part['ratio'])}×", "≥ 2×"),
+    ("extraction", "word F1 of main text, against trafilatura's", _extraction, ""),
+    ("growth", "ingest and filter, CPU µs a pair at 50 k · 200 k · 1 M", _growth("cpu_seconds"), "the same"),
+    ("growth", "filter, peak MiB at 50 k · 200 k · 1 M", _growth("peak_bytes"), "flat"),
+)
+
+
+def _rate(part: Values, name: str) -> str:
+    return shown(part["pairs_per_second"][name])
+
+
+def write() -> None:
+    """Rewrite the README's table from the parts that have been measured."""
+    rows = []
+    for part, what, value, aim in ROWS:
+        if (RESULTS / f"{part}.json").is_file():
+            rows.append([what, value(read_values(part)), aim, f"`python benchmarks/data.py {part}`"])
+    table = Table("Figures, their aims and the commands that make them", ("", "measured", "aim", "command"), rows)
+    replace_block(README, "summary", table.markdown())
