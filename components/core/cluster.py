@@ -1,7 +1,7 @@
 """Tasks on a Ray cluster: the one that RAY_ADDRESS names, or one of this machine's cores, started for the step.
 
 Every machine of the cluster needs the same version of this package, and the environment variables with its keys to
-storage: no secret is sent from here.
+storage: no secret is sent from here. A task has one core, and numerical libraries one thread, as Ray sets it.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ class Tasks:
         import ray
 
         self.slots = slots
-        variables = {key: os.environ[key] for key in environment.KEYS if key in os.environ}
-        # retried by execute, which says so
-        self._remote = ray.remote(num_cpus=1, max_retries=0, runtime_env={"env_vars": variables})(_run)
+        self._remote = ray.remote(num_cpus=1, max_retries=0)(_run)  # retried by execute, which says so
         self._fn = ray.put(ray.cloudpickle.dumps(fn))
         self._folder = str(Path.cwd())
         self._running: dict[Future[Any], Any] = {}

@@ -15,8 +15,6 @@ QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 THREAD_KEYS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-# Nothing secret: what the workers of a cluster are given, too.
-KEYS = (*QUIET, *THREAD_KEYS, "OMP_WAIT_POLICY", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def quiet() -> None:

@@ -67,18 +67,18 @@ def worker_count(requested: int) -> int:
 
 
 def map_ordered(fn: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Yield `fn(item)` in the order of `items`; `fn` and the items must pickle where other processes are used.
+    """Yield `fn(item)` in the order of `items`; one worker is this process, for more `fn` and items must pickle.
 
     Results come as they are ready, so that a caller can show progress, and few wait to be taken; an exception in a
     worker is raised here. An item whose worker dies is tried three times in all; then InputError names it, by its
     attribute `name` if it has one. If it has a method `again`, what that returns is tried in its place.
     """
-    if _state.executor == "ray":
-        yield from _ordered(cluster.Tasks(fn, workers), items)
-    elif workers > 1:
-        yield from _ordered(processes.Processes(fn, workers), items)
-    else:
+    if workers <= 1:
         yield from map(fn, items)
+    elif _state.executor == "ray":
+        yield from _ordered(cluster.Tasks(fn, workers), items)
+    else:
+        yield from _ordered(processes.Processes(fn, workers), items)
 
 
 def end_if_orphaned() -> None:

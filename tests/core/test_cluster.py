@@ -48,7 +48,7 @@ def test_relative_paths_mean_the_folder_of_the_step(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     Path("here").write_text("found")
     with using("ray", "test", {}):
-        assert list(map_ordered(Path.read_text, [Path("here")], 1)) == ["found"]
+        assert list(map_ordered(Path.read_text, [Path("here")] * 2, 2)) == ["found"] * 2
 
 
 def test_a_worker_that_dies_is_said_and_its_item_tried_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
