@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from components.core import storage
-from components.core.carriers import COMPRESSIONS, read_good_cells, read_good_rows
+from components.core.beir import find_beir
+from components.core.carriers import carrier_of, read_good_cells, read_good_rows
 from components.core.errors import InputError, UsageError
 from components.core.fingerprint import canonical_json
 from components.core.settings import Section
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 STS_COLUMNS = ("text", "text_pair", "label")
 STS_LAYOUTS = (STS_COLUMNS, ("sentence1", "sentence2", "score"))
-SUFFIXES = (".jsonl", *(f".jsonl.{each}" for each in COMPRESSIONS), ".parquet")
-QRELS_SUFFIXES = (".tsv", ".parquet")
 
 
 class SuiteParams(Section):
@@ -215,11 +213,11 @@ def _most_common(langs: Sequence[str | None]) -> str | None:
 
 
 def _load_beir(entry: SuiteParams) -> RetrievalTask:
-    folder = str(entry.uri)
-    corpus = read_good_rows(_beir_file(entry, "corpus"))
+    folder = find_beir(str(entry.uri))
+    path = folder.qrels[folder.choose_split(entry.split)]
     passages: dict[str, int] = {}
     passage_texts: list[str] = []
-    for where, row in corpus:
+    for where, row in read_good_rows(folder.corpus):
         identifier, text, title = _field(row, "_id", where), _field(row, "text", where), str(row.get("title") or "")
         if identifier in passages:
             raise InputError(f"{where}: _id {identifier!r} appears twice")
@@ -227,15 +225,14 @@ def _load_beir(entry: SuiteParams) -> RetrievalTask:
         # some collections repeat the title at the head of the text; others keep it apart
         passage_texts.append(text if text.startswith(title) else f"{title} {text}".strip())
     queries: dict[str, str] = {}
-    for where, row in read_good_rows(_beir_file(entry, "queries")):
+    for where, row in read_good_rows(folder.queries):
         queries[_field(row, "_id", where)] = _field(row, "text", where)
     judged: dict[str, dict[int, float]] = {}
-    path = _qrels_file(entry)
     for where, query, passage, gain in _judgements(path):
         if query not in queries:
-            raise InputError(f"{where}: no query {query!r} in {folder}/queries.jsonl")
+            raise InputError(f"{where}: no query {query!r} in {folder.queries}")
         if passage not in passages:
-            raise InputError(f"{where}: no passage {passage!r} in {folder}/corpus.jsonl")
+            raise InputError(f"{where}: no passage {passage!r} in {folder.corpus}")
         if gain > 0:
             judged.setdefault(query, {})[passages[passage]] = gain
     if not judged:
@@ -244,32 +241,10 @@ def _load_beir(entry: SuiteParams) -> RetrievalTask:
     return RetrievalTask(entry.name, entry.lang or script_language(texts), texts, passage_texts, list(judged.values()))
 
 
-def _beir_file(entry: SuiteParams, name: str) -> str:
-    for suffix in SUFFIXES:
-        path = storage.join(str(entry.uri), name + suffix)
-        if storage.exists(path):
-            return path
-    layout = "corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
-    raise InputError(
-        f"{entry.uri}: no {name}.jsonl (nor .gz, .zst, .bz2) nor {name}.parquet; a BEIR folder has {layout}"
-    )
-
-
-def _qrels_file(entry: SuiteParams) -> str:
-    folder = storage.join(str(entry.uri), "qrels")
-    for suffix in QRELS_SUFFIXES:
-        path = storage.join(folder, entry.split + suffix)
-        if storage.exists(path):
-            return path
-    names = [info.uri.rpartition("/")[2] for info in storage.list_files(folder)]
-    splits = ", ".join(name.rpartition(".")[0] for name in names if name.endswith(QRELS_SUFFIXES)) or "none"
-    path = storage.join(folder, f"{entry.split}.tsv")
-    raise InputError(f"{path}: no such file; evaluate.suite: {entry.name}: split can be: {splits}")
-
-
 def _judgements(path: str) -> Iterator[tuple[str, str, str, float]]:
     """Place, query id, passage id and grade: of TSV with or without a header or in TREC's layout, or of rows."""
-    if not path.endswith(".tsv"):
+    carrier = carrier_of(path)
+    if carrier is None or carrier.format != "tsv":
         for where, row in read_good_rows(path):
             gain = _field(row, "score", where) if not isinstance(row.get("score"), float) else str(row["score"])
             if not _is_number(gain):

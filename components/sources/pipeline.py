@@ -68,7 +68,8 @@ def _files(entry: SourceParams, where: str, digests: FileDigests) -> ResolvedSou
     """The files of an entry. Raises InputError if it leads to nothing."""
     found = storage.list_files(entry.uri)
     uris = [info.uri for info in found]
-    if entry.layout == "beir" or (entry.layout is None and is_beir(uris)):
+    may_be_beir = entry.layout is None and entry.task in (None, "retri_contrast")
+    if entry.layout == "beir" or entry.split or (may_be_beir and is_beir(uris)):
         return _beir(entry, found, digests)
     readable = {uri for uri in uris if carrier_of(uri) is not None}
     if not readable:

@@ -93,7 +93,7 @@ def test_beir_in_parquet_is_the_same_task(beir: Path, tmp_path: Path) -> None:
     for name, table in (("corpus", CORPUS), ("queries", QUERIES), ("qrels/test", judgements)):
         pq.write_table(pa.Table.from_pylist(table), tmp_path / f"p/{name}.parquet")
     assert load_beir(tmp_path / "p") == load_beir(beir)
-    with pytest.raises(InputError, match=r"qrels/dev\.tsv: no such file.*split can be: test"):
+    with pytest.raises(InputError, match=r"no qrels/dev\.tsv; split can be: test"):
         load_beir(tmp_path / "p", split="dev")
 
 
@@ -104,7 +104,7 @@ def test_beir_reads_judgements_in_trec_layout(beir: Path) -> None:
 
 def test_beir_names_the_splits_that_there_are(beir: Path) -> None:
     (beir / "qrels/dev.tsv").write_text(QRELS)
-    with pytest.raises(InputError, match=r"qrels/trial\.tsv: no such file.*split can be: dev, test"):
+    with pytest.raises(InputError, match=r"no qrels/trial\.tsv; split can be: dev, test"):
         load_beir(beir, split="trial")
 
 

@@ -274,6 +274,8 @@ def test_a_beir_folder_gives_the_judged_pairs_of_a_split(ingest: Ingest) -> None
     assert other.read(["text"])["text"].to_pylist() == ["ask 2"]
     with pytest.raises(InputError, match=r"beir: no qrels/dev\.tsv; split can be: test, train"):
         ingest({"uri": "beir", "split": "dev"})
+    with pytest.raises(InputError, match=r"beir/qrels: no corpus\.jsonl; a BEIR folder has corpus\.jsonl, queries\."):
+        ingest({"uri": "beir/qrels", "split": "dev"})
     write_bytes("beir/corpus.jsonl", json_lines([{"_id": "d3", "text": "changed"}]))
     changed, _ = ingest({"uri": "beir", "layout": "beir", "split": "test"})
     assert changed.read(["text_pos"])["text_pos"].to_pylist() == ["changed"]

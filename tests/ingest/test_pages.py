@@ -155,6 +155,20 @@ def test_pages_become_pairs_of_title_and_text(ingest: Ingest) -> None:
     assert train.ledger.quarantined == {"pages": {"bad_text": 1, "invalid_utf8": 1}}
 
 
+def test_a_crawl_gives_the_same_pairs_as_its_pages(ingest: Ingest) -> None:
+    body = ARTICLE.replace("long", "漫长的").encode("gbk")
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=gbk\r\n\r\n" + body
+    head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a/1\r\nContent-Length: {len(http)}\r\n"
+    head += "Content-Type: application/http; msgtype=response\r\n\r\n"
+    write_bytes("crawl/a.warc.gz", gzip.compress(head.encode() + http + b"\r\n\r\n"))
+    write_bytes("crawl/b.html.gz", gzip.compress(body))
+    train, _ = ingest({"uri": "crawl"})
+    first, second = train.read().to_pylist()
+    text = "\n".join(PARAGRAPHS).replace("long", "漫长的")
+    assert (first["text"], first["text_pos"]) == (second["text"], second["text_pos"]) == ("A journey", text)
+    assert (first["url"], second["url"]) == ("http://a/1", "crawl/b.html.gz")
+
+
 def test_no_real_page_is_lost_and_news_text_is_found(reader: PageReader, shared_data: Path) -> None:
     for name, pages in (("html_news_zh", 64), ("html_trafilatura", 110)):
         with gzip.open(shared_data / name / "all.jsonl.gz", "rt", encoding="utf-8") as lines:
