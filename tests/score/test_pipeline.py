@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from components.core.errors import InputError, UsageError
@@ -20,8 +26,10 @@ from components.core.records import REJECTED_SCHEMA, record_table
 from components.core.settings import RunParams
 from components.core.step import Context
 from components.core.teacher import ScoreParams
+from components.score import pipeline
 from components.score.histogram import BINS, count_bins
 from components.score.pipeline import run
+from components.training.bags import BagEncoder
 from components.training.encoder import open_encoder
 
 MATCH = ("read a csv file into a table", "Reads a csv file and returns its rows as a table.")
@@ -50,14 +58,18 @@ def in_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def score(rows: Sequence[Mapping[str, Any]], per_shard: int = 3, workers: int = 1, **params: Any) -> Dataset:
+def write(uri: str, rows: Sequence[Mapping[str, Any]], per_shard: int) -> None:
     shards = {f"{start:05d}": record_table(rows[start : start + per_shard]) for start in range(0, len(rows), per_shard)}
 
     def work(task: ShardTask) -> list[ShardOutput]:
         table = shards[task.name]
         return [ShardOutput(table, REJECTED_SCHEMA.empty_table(), Counter(table["source"].to_pylist()))]
 
-    build_dataset("in", "filter", [ShardTask(name, str(shards[name]["id"]), None) for name in shards], work, "f")
+    build_dataset(uri, "filter", [ShardTask(name, str(shards[name]["id"]), None) for name in shards], work, "f")
+
+
+def score(rows: Sequence[Mapping[str, Any]], per_shard: int = 3, workers: int = 1, **params: Any) -> Dataset:
+    write("in", rows, per_shard)
     run(
         Context(
             step="score",
@@ -142,6 +154,84 @@ def test_same_bytes_with_more_workers_with_a_cache_and_without() -> None:
     Path("out/manifest.json").unlink()
     score(rows, workers=1)
     assert outputs() == first
+
+
+def test_a_text_is_embedded_once_however_many_shards_it_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded: list[str] = []
+    real = BagEncoder.__call__
+
+    def counted(self: BagEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
+        embedded.extend(texts)
+        return real(self, texts)
+
+    monkeypatch.setattr(BagEncoder, "__call__", counted)
+    monkeypatch.setattr(pipeline, "GROUP_ROWS", 4)
+    rows = [row("retri_contrast", f"query {index % 7}", f"answer {index % 5}") for index in range(40)]
+    assert score(rows, per_shard=3, thresholds={}).rows == 40
+    assert sorted(embedded) == sorted({*(f"query {index}" for index in range(7)), *(f"answer {n}" for n in range(5))})
+
+
+# The command of the step, in a process that kills itself, hard, before the nth write to a path that holds a text.
+COMMAND = """
+import os, signal, sys
+from components.core import storage
+from components.core.command import step_command
+from components.core.settings import RunParams
+from components.score import pipeline
+from components.score.step import STEP
+from components.training.vectors import VectorStore
+
+pipeline.GROUP_ROWS = 6
+where, left = sys.argv[1], int(sys.argv[2])
+
+def dying(real, place):
+    def write(*arguments):
+        global left
+        left -= where in place(*arguments)
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+    return write
+
+storage.write_bytes = dying(storage.write_bytes, lambda uri, data: uri)
+VectorStore.put = dying(VectorStore.put, lambda self, ids, vectors: "put")
+step_command(STEP, lambda: {"run": RunParams, **STEP.sections})([])
+"""
+
+
+def test_a_killed_step_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    choose = random.Random(1)
+    words = ["read", "csv", "file", "table", "close", "network", "socket", "draw", "garden", "rose"]
+    for project in ("killed", "undisturbed"):
+        folder = tmp_path / project
+        folder.mkdir()
+        choose.seed(1)
+        rows = [
+            row("retri_contrast", " ".join(choose.choices(words, k=3)), " ".join(choose.choices(words, k=6)))
+            for _ in range(30)
+        ]
+        write(str(folder / "data/filter"), rows, per_shard=3)
+        (folder / "params.yaml").write_text("run: {workers: 1}\nscore: {thresholds: {wordllama: 0.4}}\n")
+
+    def run_command(project: str, where: str = "nowhere", nth: int = 1) -> int:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        command = [sys.executable, "-c", COMMAND, where, str(nth)]
+        return subprocess.run(
+            command, cwd=tmp_path / project, env=environment, stderr=subprocess.DEVNULL, check=False
+        ).returncode
+
+    area = tmp_path / "killed/data/score/_scores"
+    for where, nth, scored in (("put", 2, 2), ("_scores/", 3, 4), ("histogram", 1, 10), ("manifest.json", 1, 10)):
+        assert run_command("killed", where, nth) == -signal.SIGKILL
+        assert len([path for path in area.iterdir() if path.suffix == ".npy"]) == scored
+    assert run_command("killed") == run_command("undisturbed") == 0
+    contents = []
+    for name in ("killed", "undisturbed"):
+        files = [*(tmp_path / name / "data/score").rglob("*"), tmp_path / name / "reports/score/histogram.csv"]
+        contents.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files if path.is_file()})
+    assert contents[0] == contents[1]
+    assert not area.exists()
+    assert Dataset.open(str(tmp_path / "killed/data/score")).ledger.as_dict()["dropped"]
 
 
 def test_another_threshold_scores_again() -> None:
