@@ -31,6 +31,8 @@ from components.ingest.holdout import is_held_out
 
 # Smaller files are read several to a part, so that thousands of pages do not become thousands of shards.
 SMALL_BYTES = 1 << 20
+# They make parts of this share of a shard: of pages most is not text, and extracting it should keep all workers busy.
+SMALL_SHARE = 4
 # Rows become Arrow tables in batches of at most this many, or of about so many characters.
 BATCH_ROWS = 1024
 BATCH_CHARACTERS = 1 << 20
@@ -87,7 +89,7 @@ def file_parts(source: ResolvedSource, held_out: bool, shard_bytes: int) -> list
             if problem:
                 raise InputError(f"{each.uri}: {problem}")
         if each.size < SMALL_BYTES:
-            if not group_bytes or group_bytes + each.size > shard_bytes:
+            if not group_bytes or group_bytes + each.size > shard_bytes // SMALL_SHARE:
                 parts.append([])
                 group_bytes = 0
             parts[-1].append(Piece(each.uri, each.digest, carrier, Span(), each.size))

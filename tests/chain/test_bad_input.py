@@ -53,11 +53,16 @@ def test_wrong_parameters(embedmill: Embedmill, tmp_path: Path, rest: str, messa
     [
         ("a.jsonl", None, "ingest.sources[0]: a.jsonl: no such file"),
         ("a.jsonl", b"", "source 'a' is empty"),
-        ("a.jsonl", b'{"query": "x"}\n' * 3, "a.jsonl: no column 'text_pos' or 'pos' or 'positive' or 'sentence2'"),
+        ("a.jsonl", b'{"query": "x"}\n' * 3, "most often missing_column (3 rows), first in row 0 of a.jsonl: "),
         ("a.jsonl", b"[1]\n[2]\n", "a.jsonl: a JSON list, expected an object"),
-        ("a.jsonl.gz", gzip.compress(GOOD)[:-20], "a.jsonl.gz: "),
+        ("a.jsonl.gz", gzip.compress(GOOD)[:20], "a.jsonl.gz: the .gz data ends too early"),
+        (
+            "a.json",
+            b"[\n" + GOOD.rstrip().replace(b"\n", b",\n") + b"]",
+            "a.json: the file is one JSON array, expected one",
+        ),
         ("a.parquet", b"PAR1 this is none", "a.parquet: "),
-        ("a.csv", b"query,answer\nx,y\n", "a.csv: no column 'text_pos' or 'pos' or 'positive' or 'sentence2'"),
+        ("a.csv", b"query,reply\nx,y\n", "a.csv: "),
     ],
 )
 def test_unusable_sources(embedmill: Embedmill, tmp_path: Path, name: str, data: bytes | None, message: str) -> None:

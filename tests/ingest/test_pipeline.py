@@ -125,7 +125,7 @@ def test_small_files_share_a_shard_and_keep_their_order(ingest: Ingest, monkeypa
     files = [detail.partition(":")[0] for detail in rejected["detail"].to_pylist()]
     assert files == [f"rows/{number:03d}.jsonl" for number in range(40)]
     monkeypatch.setattr("components.ingest.files.BATCH_ROWS", 3)
-    split, _ = ingest(entry, shard_bytes=150)
+    split, _ = ingest(entry, shard_bytes=600)
     assert 8 < len(split.shards) < 30
     assert split.read() == kept
     assert split.read_rejected() == rejected
