@@ -145,10 +145,10 @@ class FilterParams(Section):
     max_symbol_share: ShareByLanguage = _share(0.5, "Share of characters that are no letter, digit or space.")
     max_digit_share: ShareByLanguage = _share(0.5, "Share of characters that are digits.")
     min_distinct_share: ShareByLanguage = _share(
-        0.2, "Distinct 5-grams over all 5-grams; judged from 100 characters on."
+        0.2, "Distinct 5-grams over all 5-grams; judged from 40 characters on."
     )
     max_repeated_share: ShareByLanguage = _share(
-        0.4, "Share of characters in lines and sentences that stand earlier in the text; judged from 100 characters on."
+        0.4, "Share of characters in lines and sentences that stand earlier in the text; judged from 40 characters on."
     )
     max_url_share: ShareByLanguage = _share(0.5, "Share of characters inside web addresses.")
     max_boilerplate_share: ShareByLanguage = _share(

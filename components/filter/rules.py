@@ -19,11 +19,11 @@ from components.filter.shingles import WIDTH, shingle_sets
 from components.filter.texts import SAMPLE_CHARACTERS, ShardTexts
 from components.filter.verdict import Mask, Verdict
 
-REPETITION_CHARACTERS = 100
+REPETITION_CHARACTERS = 40  # below this even one letter over and over has distinct 5-grams at its ends
 HEURISTIC_CHARACTERS = 20  # below this a share says nothing: "3.11?" is half digits
 RATIO_FLOOR = 10
 _URL = re.compile(r"(?:https?://|www\.)[^\s\u3000-\u9fff\uff00-\uffef]+", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"\n|(?<=[。！？])|(?<=[.!?])\s")
+_SENTENCE_END = re.compile(r"\n|(?<=[。！？])(?![。！？])|(?<=[.!?])\s")
 
 
 def judge_presence(texts: ShardTexts, verdict: Verdict) -> None:

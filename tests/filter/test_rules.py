@@ -42,6 +42,9 @@ def label(text: str, name: str) -> dict[str, Any]:
         label(PASSAGE, "3"),
         retrieval("numpy ndarray", "def ndarray(shape, dtype=float, buffer=None, offset=0, strides=None, order=None)"),
         retrieval("What is 2 + 2?", "It is 4."),
+        retrieval(
+            "他说了什么", "他大声地说：这真是太好了！！！！！！！！！！然后他就高高兴兴地走了，再也没有回来。好！好！"
+        ),
         retrieval("Projects", f"{PASSAGE} See https://docs.python.org/3/library/csv.html."),
         retrieval("标题", "内容" * 6 + "很多不同的字组成了这样一段中文，它不重复，也没有网址。"),
     ],
@@ -67,6 +70,8 @@ def test_good_rows_pass(row: dict[str, Any]) -> None:
         (retrieval(passage="锟斤拷锟斤拷烫烫烫 以及一些别的中文字符在后面"), "mojibake"),
         (retrieval(query=PASSAGE.upper(), passage=PASSAGE), "identical_sides"),
         (retrieval(passage=f"{PASSAGE} {PASSAGE}"), "repetition"),
+        (retrieval(passage="ha" * 30), "repetition"),
+        (retrieval(passage="点击领取红包。" * 8), "repetition"),
         (
             retrieval(passage="© 2019 Example Media Ltd. All rights reserved.\nRead more | Share | Contact us"),
             "boilerplate",
