@@ -30,6 +30,7 @@ class Result:
     columns: dict[str, str]
     positive: tuple[str, ...]
     license: str
+    background: tuple[tuple[str, str], ...]
     settings: dict[str, object]
 
 
@@ -96,7 +97,7 @@ def readme(result: Result, examples: Examples, parts: Split) -> bytes:
         "",
         f"{examples.rows:,} rows, `{result.columns['label']}` {' or '.join(f'`{each}`' for each in result.positive)} "
         f"counting as {result.label}; fitted on {len(parts.fit):,} texts "
-        f"({int(examples.positive[parts.fit].sum()):,} positive). Rows not used: {unused}.",
+        f"({int(examples.positive[parts.fit].sum()):,} positive).{_background(result)} Rows not used: {unused}.",
         "",
         "| file | SHA-256 |",
         "|---|---|",
@@ -126,6 +127,11 @@ def curve_svg(curve: Sequence[tuple[float, float]], average_precision: float) ->
         f'<polyline points="{points}" fill="none" stroke="#1f6feb" stroke-width="2"/>\n</svg>\n'
     )
     return svg.encode()
+
+
+def _background(result: Result) -> str:
+    given = ", ".join(f"column `{column}` of `{uri}`" for uri, column in result.background)
+    return f" Background, none of it {result.label}: {given}." if given else ""
 
 
 def _row(point: Point, threshold: str) -> str:

@@ -27,6 +27,13 @@ def classifier() -> None:
 @click.option("--text", required=True, metavar="COLUMN", help="Column of the text.")
 @click.option("--label", required=True, metavar="COLUMN", help="Column of the label.")
 @click.option("--positive", multiple=True, required=True, metavar="VALUE", help="Label to find; repeatable.")
+@click.option(
+    "--background",
+    nargs=2,
+    multiple=True,
+    metavar="URI COLUMN",
+    help="Rows whose texts are none of it, such as your own corpus; repeatable.",
+)
 @click.option("--output", required=True, metavar="FOLDER", help="Folder or s3:// prefix to write the classifier to.")
 @click.option("--name", metavar="NAME", help="What the label is called; by default the folder's name.")
 @click.option("--words", is_flag=True, help="Use words too, for languages that put spaces between them.")
@@ -45,6 +52,7 @@ def train(
     text: str,
     label: str,
     positive: tuple[str, ...],
+    background: tuple[tuple[str, str], ...],
     output: str,
     name: str | None,
     words: bool,
@@ -63,7 +71,7 @@ def train(
 
     from components.classifier import card, examples, figures, model
 
-    found = examples.read_examples(uris, text, label, positive)
+    found = examples.read_examples(uris, text, label, positive, background)
     parts = examples.split(found, holdout, seed)
     _say(f"{found.rows:,} rows, {len(found.texts):,} texts, {found.positive.sum():,} of them {name}")
     fitted = model.fit([found.texts[i] for i in parts.fit], found.positive[parts.fit], name, words)
@@ -91,6 +99,7 @@ def train(
         columns={"text": text, "label": label},
         positive=positive,
         license=license_,
+        background=background,
         settings={"words": words, "holdout": holdout, "seed": seed, "features": model.FEATURES},
     )
     storage.write_bytes(storage.join(output, card.CURVE), card.curve_svg(result.curve, result.average_precision))

@@ -18,6 +18,7 @@ from components.core.textnorm import normalise_key
 
 # Fewer of a class on one side of the split say nothing about it.
 MIN_EXAMPLES = 20
+MAX_BACKGROUND = 50_000
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,12 @@ class _Table:
     rows: int = 0
 
 
-def read_examples(uris: Sequence[str], text: str, label: str, positive: Sequence[str]) -> Examples:
+def read_examples(
+    uris: Sequence[str], text: str, label: str, positive: Sequence[str], background: Sequence[tuple[str, str]] = ()
+) -> Examples:
     """Read every file of `uris`; a row is positive if its label, as text, is one of `positive`.
+
+    `background` are files and their column of text, all of it no positives; of more than MAX_BACKGROUND texts a sample.
 
     Texts count as the same by their normalised key; those found with both labels teach nothing and are left out.
     Raises InputError for files that cannot be read or lack a column, UsageError if no row has a positive label.
@@ -62,11 +67,12 @@ def read_examples(uris: Sequence[str], text: str, label: str, positive: Sequence
     table = _Table()
     files = [file for uri in uris for file in _files(uri)]
     for file in files:
-        for row in _rows(file, text, label):
+        for row in _rows(file, [text, label]):
             _take(table, row, text, label, positive)
     if not any(labelled for _, labelled in table.texts.values()):
         common = ", ".join(repr(name) for name, _ in table.labels.most_common(8))
         raise UsageError(f"--positive {' '.join(positive)}: no row has this {label}; labels found: {common or 'none'}")
+    _take_background(table, background, files)
     kept = [(key, *entry) for key, entry in table.texts.items() if key not in table.both]
     table.unused["text with both labels"] += len(table.both)
     return Examples(
@@ -118,6 +124,36 @@ def _take(table: _Table, row: dict[str, object] | Fault, text: str, label: str, 
             table.both.add(key)
 
 
+def _take_background(table: _Table, background: Sequence[tuple[str, str]], files: list[str]) -> None:
+    """Add the background to the others: the texts of the smallest hashes, whatever their order in the files."""
+    taken: dict[str, str] = {}
+    for uri, column in background:
+        for file in _files(uri):
+            files.append(file)
+            for row in _rows(file, [column]):
+                table.rows += 1
+                value = None if isinstance(row, Fault) else row.get(column)
+                if isinstance(row, Fault):
+                    table.unused[row.reason] += 1
+                elif not isinstance(value, str) or not is_text(value) or not (key := normalise_key(value)):
+                    table.unused["no text or no label"] += 1
+                elif key in taken or key in table.texts:
+                    table.unused["text seen before"] += 1
+                    if key in table.texts and table.texts[key][1]:
+                        table.both.add(key)
+                else:
+                    taken[key] = value
+            if len(taken) > 2 * MAX_BACKGROUND:
+                taken = _smallest(table, taken)
+    table.texts |= {key: (value, False) for key, value in _smallest(table, taken).items()}
+
+
+def _smallest(table: _Table, taken: dict[str, str]) -> dict[str, str]:
+    keys = sorted(taken, key=lambda key: xxhash.xxh3_64_intdigest(key.encode()))
+    table.unused["background beyond the sample"] += max(0, len(keys) - MAX_BACKGROUND)
+    return {key: taken[key] for key in keys[:MAX_BACKGROUND]}
+
+
 def _files(uri: str) -> list[str]:
     found = [info.uri for info in storage.list_files(uri)]
     readable = [file for file in found if carrier_of(file) is not None]
@@ -128,14 +164,14 @@ def _files(uri: str) -> list[str]:
     return readable
 
 
-def _rows(file: str, text: str, label: str) -> Iterator[dict[str, object] | Fault]:
+def _rows(file: str, wanted: Sequence[str]) -> Iterator[dict[str, object] | Fault]:
     carrier = carrier_of(file)
     assert carrier is not None
     header = column_names(file, carrier)
-    for number, row in read_rows(file, carrier, Span(), [text, label]):
+    for number, row in read_rows(file, carrier, Span(), wanted):
         columns = header if header is not None else (None if isinstance(row, Fault) else list(row))
-        for wanted in (text, label):
-            if columns is not None and wanted not in columns:
+        for name in wanted:
+            if columns is not None and name not in columns:
                 found = ", ".join(sorted(columns))
-                raise InputError(f"{file}: row {number} has no column {wanted!r}; columns found: {found}")
+                raise InputError(f"{file}: row {number} has no column {name!r}; columns found: {found}")
         yield row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -70,6 +71,30 @@ def test_trained_on_spam_with_words_it_tells_it_from_messages(
     assert card["chosen"]["precision"] > 0.95 and card["chosen"]["recall"] > 0.85
 
 
+def test_a_background_keeps_the_classifier_from_text_of_other_kinds(
+    embedmill: Embedmill, shared_data: Path, tmp_path: Path
+) -> None:
+    with gzip.open(shared_data / "en_train_clean" / "stsb_en__train.jsonl.gz", "rt", encoding="utf-8") as lines:
+        unseen = sorted({json.loads(line)["text"] for line in lines})
+    dropped = []
+    for background in ((), ("--background", shared_data / "en_train_clean" / "mrpc__train.jsonl.gz", "text")):
+        done = embedmill(
+            "classifier", "train", "--data", shared_data / "sms_spam_en" / "all.jsonl.gz", "--words", *background,
+            "--text", "text", "--label", "label", "--positive", "spam", "--output", "spam",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        path = str(tmp_path / "spam" / "model.skops")
+        dropped.append(float((Classifier.open(path, digest(path), "spam").scores(unseen) >= 0.5).mean()))
+    assert dropped[0] > 0.005 and dropped[1] < 0.1 * dropped[0]
+    card = json.loads((tmp_path / "spam" / "card.json").read_text())
+    assert card["average_precision"] > 0.97 and len(card["data"]) == 2
+    assert (
+        card["fit"]["texts"] + card["tune"]["texts"] + card["test"]["texts"] + sum(card["unused"].values())
+        == card["rows"]
+    )
+    assert "Background, none of it spam: column `text` of" in (tmp_path / "spam" / "README.md").read_text()
+
+
 def test_the_same_data_give_the_same_bytes(embedmill: Embedmill, labelled: Path, tmp_path: Path) -> None:
     names = ("model.skops", "card.json", "README.md", "precision_recall.svg")
     made = []
@@ -131,6 +156,7 @@ def test_scores_are_printed_for_lines_of_text(embedmill: Embedmill, labelled: Pa
         ({"--data": "none.jsonl"}, 3, "none.jsonl: no such file or folder"),
         ({"--data": "one_class.jsonl"}, 3, "too few texts: 0 other ones to test on"),
         ({"--data": "few.jsonl"}, 3, "too few texts:"),
+        ({"--background": "rows.jsonl"}, 2, "Option '--background' requires 2 arguments"),
         ({"--output": "Spam-Model"}, 2, "--name: 'Spam-Model' is no name for a reason"),
         ({"--holdout": "0.7"}, 2, "0.7 is not in the range"),
     ],
