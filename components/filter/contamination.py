@@ -82,7 +82,7 @@ def contaminated_texts(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """For each distinct text [T] CLEAN, EXACT or NEAR, and the reference text that it matches (-1 if none).
 
-    Only the texts `among` [A] are looked at; `signature` [PERMUTATIONS, A] are their signatures.
+    Only the texts `among` [A] are looked at; `signature` [VALUES, A] are their signatures.
     """
     status = np.full(len(texts.texts), CLEAN, np.uint8)
     match = np.full(len(texts.texts), -1, np.int64)

@@ -39,20 +39,29 @@ def clean_text(text: str) -> str:
 
 
 def clean_table(table: pa.Table) -> pa.Table:
-    """Clean every text of records of SCHEMA, drop negatives that are then empty, and renew the ids."""
+    """Clean every text of records of SCHEMA, drop negatives that are then empty, and renew the ids of changed pairs."""
+    changed = np.zeros(len(table), bool)
     for name in TEXT_COLUMNS:
-        table = table.set_column(table.schema.get_field_index(name), name, clean_column(table[name]))
+        cleaned, unclean = _clean(table[name].combine_chunks())
+        changed |= unclean.to_numpy(zero_copy_only=False)
+        table = table.set_column(table.schema.get_field_index(name), name, cleaned)
     negatives = _clean_negatives(table["text_neg"].combine_chunks())
     table = table.set_column(table.schema.get_field_index("text_neg"), "text_neg", negatives)
-    return table.set_column(table.schema.get_field_index("id"), "id", pa.array(record_ids(table), pa.uint64()))
+    ids = table["id"].to_numpy().copy()
+    ids[changed] = record_ids(table.filter(pa.array(changed)))
+    return table.set_column(table.schema.get_field_index("id"), "id", pa.array(ids, pa.uint64()))
 
 
 def clean_column(column: pa.ChunkedArray) -> pa.Array:
     """`clean_text` of each text of a column; nulls stay null."""
-    array = column.combine_chunks()
+    return _clean(column.combine_chunks())[0]
+
+
+def _clean(array: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """The cleaned texts, and which ones were unclean."""
     unclean = pc.fill_null(pc.match_substring_regex(array, _UNCLEAN), False)
     cleaned = [clean_text(text) for text in array.filter(unclean).to_pylist()]
-    return pc.replace_with_mask(array, unclean, pa.array(cleaned, pa.string()))
+    return pc.replace_with_mask(array, unclean, pa.array(cleaned, pa.string())), unclean
 
 
 def _clean_negatives(lists: pa.ListArray) -> pa.ListArray:

@@ -176,7 +176,7 @@ from components.core.command import step_command
 from components.core.settings import RunParams
 from components.filter.step import STEP
 
-where, left, write, open_write = sys.argv[1], int(sys.argv[2]), storage.write_bytes, storage.open_write
+where, left, open_write = sys.argv[1], int(sys.argv[2]), storage.open_write
 
 def die_at(uri):
     global left
@@ -184,17 +184,13 @@ def die_at(uri):
     if where in uri and left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
-def write_or_die(uri, data):
-    die_at(uri)
-    write(uri, data)
-
 @contextlib.contextmanager
 def open_write_or_die(uri):
     with open_write(uri) as file:
         yield file
         die_at(uri)
 
-storage.write_bytes, storage.open_write = write_or_die, open_write_or_die
+storage.open_write = open_write_or_die  # every local file is written through it
 step_command(STEP, lambda: {"run": RunParams, **STEP.sections})([])
 """
 PARAMS = """
