@@ -12,6 +12,7 @@ import re
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import lru_cache
@@ -70,22 +71,24 @@ class Processes:
         self._file.close()
 
 
+def close_idle() -> None:
+    """End the workers that wait for the next call; it starts new ones, with the environment as it is then."""
+    while _spare:
+        _spare.pop().shutdown(kill_workers=True)
+
+
 def _new_executor() -> Any:
     from joblib.externals.loky import ProcessPoolExecutor
 
+    # a worker that has grown by 100 MB is replaced between two items, which loky does well and then warns of
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
     _close_at_exit()
     return ProcessPoolExecutor(max_workers=1)
 
 
 @lru_cache(maxsize=1)
 def _close_at_exit() -> None:
-    """End idle workers before loky's modules are unloaded, which complain otherwise."""
-
-    def close() -> None:
-        while _spare:
-            _spare.pop().shutdown(kill_workers=True)
-
-    atexit.register(close)
+    atexit.register(close_idle)  # before loky's modules are unloaded, which complain otherwise
 
 
 class _Call:

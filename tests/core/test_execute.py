@@ -143,6 +143,29 @@ def note_and_sleep(item: int, folder: str) -> int:
     return item
 
 
+def grow(item: int, by: int) -> int:
+    """The item; the process keeps `by` more bytes, and works for as long as loky waits between two measurements."""
+    kept.append(b"x" * by)
+    time.sleep(1.1)
+    return item
+
+
+kept: list[bytes] = []
+
+
+GROW = """
+from functools import partial
+from components.core.execute import map_ordered
+from tests.core.test_execute import grow
+print(*map_ordered(partial(grow, by=200 << 20), range(8), 2))
+"""
+
+
+def test_workers_that_grow_are_replaced_without_a_word() -> None:
+    done = subprocess.run([sys.executable, "-c", GROW], capture_output=True, text=True, timeout=200)
+    assert (done.stdout, done.stderr) == ("0 1 2 3 4 5 6 7\n", "")
+
+
 def test_zero_workers_means_every_core() -> None:
     assert worker_count(0) == len(os.sched_getaffinity(0))
     assert worker_count(3) == 3

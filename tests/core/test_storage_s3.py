@@ -74,7 +74,7 @@ def test_a_dataset_is_built_and_read_in_a_bucket(s3: S3Bucket) -> None:
 
     uri = f"{s3.uri}/data/ingest"
     tasks = [ShardTask(f"{i:05d}", str(i), i) for i in range(2)]
-    built = build_dataset(uri, "ingest", tasks, work, "fingerprint")
+    built = build_dataset(uri, "ingest", tasks, work, "fingerprint", workers=2)
     assert Dataset.open(uri).digest == built.digest
     assert built.read()["text"].to_pylist() == ["q 00000", "q 00001"]
     left = [info.uri.removeprefix(f"{uri}/") for info in storage.list_files(uri)]
