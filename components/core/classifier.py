@@ -46,6 +46,7 @@ class Classifier:
 
     backend: Backend
     label: str
+    uri: str
 
     @classmethod
     def open(cls, uri: str, sha256: str, label: str) -> Classifier:
@@ -56,13 +57,17 @@ class Classifier:
         backend = _load(uri, sha256)
         if label not in backend.labels:
             raise UsageError(f"{uri}: has no label {label!r}; its labels are {_listed(backend.labels)}")
-        return cls(backend, label)
+        return cls(backend, label, uri)
 
     def scores(self, texts: Sequence[str]) -> Scores:
-        """Probability of the label for each text, float32 [N] in [0, 1]."""
+        """Probability of the label for each text, float32 [N] in [0, 1]. Raises InputError if the model gives NaN."""
         if not texts:
             return np.empty(0, np.float32)
-        return np.clip(self.backend.scores(texts, self.label), 0, 1).astype(np.float32)
+        scores = self.backend.scores(texts, self.label)
+        if np.isnan(scores).any():
+            text = texts[int(np.isnan(scores).argmax())]
+            raise InputError(f"{self.uri}: gives NaN for the text {text[:80]!r}")
+        return np.clip(scores, 0, 1).astype(np.float32)
 
 
 def labels_of(uri: str, sha256: str) -> tuple[str, ...]:
@@ -99,7 +104,11 @@ def _backend(path: Path, uri: str) -> Backend:
 @dataclass(frozen=True)
 class _FastText:
     model: Any
-    labels: tuple[str, ...]
+    names: dict[str, str]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.names)
 
     @classmethod
     def load(cls, path: Path, uri: str) -> _FastText:
@@ -110,10 +119,10 @@ class _FastText:
                 raise InputError(f"{uri}: not a fastText model (its first bytes are others)")
         model = fasttext.load_model(str(path))
         names, _ = model.predict("a", **EVERY_LABEL)
-        return cls(model, tuple(sorted(name.removeprefix(FASTTEXT_LABEL) for name in names)))
+        return cls(model, {name.removeprefix(FASTTEXT_LABEL): name for name in sorted(names)})
 
     def scores(self, texts: Sequence[str], label: str) -> Scores:
-        wanted = FASTTEXT_LABEL + label
+        wanted = self.names[label]
         scores = np.zeros(len(texts), np.float32)
         for row, text in enumerate(texts):
             names, probabilities = self.model.predict(text.replace("\n", " "), **EVERY_LABEL)

@@ -55,6 +55,9 @@ def _folder_files(uri: str) -> dict[str, str]:
     files = {info.uri.removeprefix(prefix): info.uri for info in storage.list_files(uri)}
     if not files:
         raise InputError(f"{uri}: no such file or folder")
+    for name in files:
+        if not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise InputError(f"{uri}: holds {name!r}, which is no place below it")
     return files
 
 

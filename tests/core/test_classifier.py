@@ -199,6 +199,15 @@ def test_what_is_no_classifier_ends_with_one_line(tmp_path: Path, kinds: dict[st
         Classifier.open(str(tmp_path / "nothing.skops"), "0" * 64, "spam")
 
 
+def test_a_model_that_gives_no_number_is_said(tmp_path: Path) -> None:
+    model = make_pipeline(HashingVectorizer(n_features=16), LogisticRegression()).fit(["a b", "c d"], ["x", "y"])
+    model[-1].coef_[:] = np.nan
+    path = tmp_path / "model.skops"
+    skops.io.dump(model, path)
+    with pytest.raises(InputError, match=r"model\.skops: gives NaN for the text 'one two'"):
+        Classifier.open(str(path), digest(str(path)), "x").scores(["one two"])
+
+
 def _shout(text: str) -> str:
     return text.upper()
 

@@ -32,6 +32,15 @@ def test_a_remote_folder_is_fetched_once_and_again_if_its_copy_is_damaged(
     assert (fetch(uri, sha256) / "sub/config.json").read_bytes() == b"sub/config.json"
 
 
+def test_a_name_that_leads_out_of_the_folder_is_refused(
+    s3: S3Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(storage, "list_files", lambda uri: [storage.FileInfo(f"{uri}/../../x", 1, "")])
+    with pytest.raises(InputError, match=r"holds '\.\./\.\./x', which is no place below it"):
+        fetch(f"{s3.uri}/model", "0" * 64)
+
+
 def test_a_remote_file_with_another_digest_is_refused_and_not_kept(
     s3: S3Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
