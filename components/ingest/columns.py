@@ -107,6 +107,8 @@ class ColumnMap:
         record["text_neg"] = [_text("text_neg", each) for each in negatives] or None
         if values.get("neg_scores"):
             meta["neg_scores"] = _scores("neg_scores", values["neg_scores"], len(negatives))
+            if not all(map(_is_visible, negatives)):  # the filter takes such a text out, but not its score
+                raise _BadRow("empty_text", "text_neg has a text without a visible character, but with a score")
             record["meta"] = meta
         positives = _listed(values["text_pos"])
         if task == "cls_contrast" and len(positives) == 1 and type(positives[0]) is int:
@@ -224,6 +226,10 @@ def _text(role: str, value: Any) -> str:
     if not value.isascii() and not is_text(value):
         raise _BadRow("invalid_utf8", f"{role} has half a surrogate pair, which is not Unicode text")
     return value
+
+
+def _is_visible(text: str) -> bool:
+    return any(character.isprintable() and not character.isspace() for character in text)
 
 
 def _optional_text(role: str, values: Mapping[str, Any]) -> str | None:

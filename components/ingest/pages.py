@@ -49,8 +49,10 @@ class PageReader:
         if len(data) > self._params.max_bytes:
             limit = self._params.max_bytes
             return Fault("page_too_large", f"{len(data):,} bytes of HTML, at most {limit:,} are read", "")
+        kills = 0
         while True:
-            # the heap of a process that has read other pages may be in pieces, and any may be killed from outside
+            # the heap of a process that has read other pages may be in pieces, and any may be killed from outside: a
+            # page is the cause if a fresh process dies of it, or a second one is killed
             fresh = self._served == 0
             try:
                 answer = self._ask(data, isinstance(html, str), (url or "").encode("utf-8", "replace"))
@@ -64,8 +66,10 @@ class PageReader:
                 if "reason" in found:
                     return Fault(found["reason"], found["detail"], "")
                 return Page(found["title"], found["text"])
-            fault = self._fault(self.close())
-            if fault.reason == "page_timeout" or fresh:
+            ended = self.close()
+            kills += ended == -signal.SIGKILL
+            fault = self._fault(ended)
+            if fault.reason == "page_timeout" or kills > 1 or (fresh and not kills):
                 return fault
 
     def close(self) -> int:

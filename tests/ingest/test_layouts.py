@@ -157,6 +157,7 @@ def test_a_named_layout_is_read_as_such(layout: str, row: Row, records: list[Row
         ),
         ({}, {"query": "q", "pos": ["p"], "pos_scores": [1, 2]}, "bad_scores", "pos_scores is [1, 2], expected 1 num"),
         ({}, {"query": "q", "pos": ["p"], "neg": ["n"], "neg_scores": ["x"]}, "bad_scores", "expected 1 numbers"),
+        ({}, {"query": "q", "pos": ["p"], "neg": ["\u200b"], "neg_scores": [1]}, "empty_text", "without a visible"),
         ({}, {"messages": CHAT[:2]}, "no_exchange", "no user message with an answer among the roles system, user"),
         ({}, {"messages": "hello"}, "no_exchange", "expected a list of messages"),
         ({}, {"messages": [*CHAT[:2], {"role": "assistant", "content": None}]}, "empty_text", "text_pos is empty"),
