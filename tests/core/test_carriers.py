@@ -25,6 +25,7 @@ from components.core.carriers import (
     read_rows,
     split_file,
 )
+from components.core.errors import InputError
 from tests.ingest.conftest import json_lines
 
 ROWS = [{"query": f"问 {i}", "pos": 'a "quoted", long\ntext' if i % 3 == 0 else f"answer {i}"} for i in range(25)]
@@ -310,6 +311,53 @@ def test_pages_are_the_html_responses_of_a_warc_file(tmp_path: Path, name: str, 
     assert rows[:-1] == PAGES[:2]
     assert rows[-1][0] == 4
     assert isinstance(rows[-1][1], Fault) and rows[-1][1].reason == "truncated"
+
+
+class Interrupted(io.BufferedIOBase):
+    """A file whose connection breaks after some reads."""
+
+    def __init__(self, data: bytes, reads: int) -> None:
+        self._file, self._reads = io.BytesIO(data), reads
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._reads -= 1
+        if self._reads < 0:
+            raise InputError("s3://b/k: the connection broke")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "stream.arrow", "file.feather", "a.warc"]
+)
+@pytest.mark.parametrize("reads", [0, 1])
+def test_a_network_that_fails_is_an_error_and_not_damage(
+    monkeypatch: pytest.MonkeyPatch, name: str, reads: int
+) -> None:
+    rows = [{"query": uuid.uuid5(uuid.NAMESPACE_URL, str(n)).hex, "pos": str(n)} for n in range(3000)]
+    data = {
+        "a.jsonl": json_lines(rows),
+        "a.jsonl.gz": gzip.compress(json_lines(rows)),
+        "a.jsonl.zst": zstandard.compress(json_lines(rows)),
+        "a.parquet": parquet(rows, 1000),
+        "stream.arrow": arrow(rows),
+        "file.feather": arrow(rows, pa.ipc.new_file),
+        "a.warc": b"".join(WARC) * 20,
+    }[name]
+    monkeypatch.setattr("components.core.storage.open_read", lambda uri: Interrupted(data, reads))
+    with pytest.raises(InputError, match="the connection broke"):
+        rows_of(f"s3://b/{name}")
 
 
 def test_an_html_file_is_one_page(tmp_path: Path) -> None:

@@ -194,6 +194,15 @@ def test_rows_of_files_are_kept_held_out_or_quarantined_and_none_is_lost(ingest:
     }
 
 
+def test_a_file_of_a_bucket_is_read_in_parts(ingest: Ingest, s3: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.ingest.files.SMALL_BYTES", 0)
+    write_bytes(f"{s3.uri}/a.jsonl", json_lines([*PAIRS, ["broken"]]))
+    train, _ = ingest({"uri": f"{s3.uri}/a.jsonl", "task": "retri_contrast"}, shard_bytes=400)
+    assert len(train.shards) > 3
+    assert train.read(["text"])["text"].to_pylist() == [pair["query"] for pair in PAIRS]
+    assert train.read_rejected()["offset"].to_pylist() == [40]
+
+
 def test_files_of_a_bucket_are_read(ingest: Ingest, s3: S3Bucket) -> None:
     write_bytes(f"{s3.uri}/corpus/a.jsonl", json_lines(PAIRS[:3]))
     write_bytes(f"{s3.uri}/corpus/b.csv.gz", gzip.compress(b"query,pos\nq,p\n"))
