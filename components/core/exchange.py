@@ -21,6 +21,8 @@ from components.core import storage
 from components.core.execute import end_if_orphaned
 
 _PARTITIONS = b"partitions"
+# Of a remote file: what a footer takes, and may be read in vain around a partition.
+_BLOCK_BYTES = 256 << 10
 
 
 @dataclass
@@ -77,7 +79,7 @@ def read_partition(uris: Iterable[str], partition: int, schema: pa.Schema) -> pa
     """The rows of one partition in all these files, in the files' order, as a table of `schema`."""
     batches: list[pa.RecordBatch] = []
     for uri in uris:
-        with storage.open_read(uri) as file, pa.ipc.open_file(pa.PythonFile(file)) as reader:
+        with storage.open_read(uri, _BLOCK_BYTES) as file, pa.ipc.open_file(pa.PythonFile(file)) as reader:
             partitions = int(reader.schema.metadata[_PARTITIONS])
             for index in range(partition, reader.num_record_batches, partitions):
                 batches.append(reader.get_batch(index).replace_schema_metadata(None))

@@ -104,9 +104,9 @@ class Reader(io.RawIOBase):
         return len(data)
 
 
-def buffered(size: int, read: Callable[[int, int], bytes]) -> io.BufferedReader:
-    """A seekable reader of `size` bytes that asks `read(start, stop)` for a block at a time."""
-    return io.BufferedReader(Reader(size, read), BLOCK_BYTES)
+def buffered(size: int, read: Callable[[int, int], bytes], block_bytes: int = BLOCK_BYTES) -> io.BufferedReader:
+    """A seekable reader of `size` bytes that asks `read(start, stop)` for a block at a time, or for more if wanted."""
+    return io.BufferedReader(Reader(size, read), block_bytes)
 
 
 def fixed_part(path: str) -> str:

@@ -20,11 +20,11 @@ TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 TRANSIENT_CODES = ("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "Throttling", "BadDigest")
 
 
-def open_read(uri: str) -> BinaryIO:
+def open_read(uri: str, block_bytes: int) -> BinaryIO:
     """A seekable reader of the object as it is now. Raises InputError if it is missing, or replaced meanwhile."""
     head = _ask(uri, "head_object")
     tag = head["ETag"]
-    read = remote.buffered(head["ContentLength"], lambda start, stop: _read(uri, start, stop, tag))
+    read = remote.buffered(head["ContentLength"], lambda start, stop: _read(uri, start, stop, tag), block_bytes)
     return cast(BinaryIO, read)
 
 

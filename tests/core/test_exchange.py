@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from components.core import s3 as s3_module
 from components.core import storage
 from components.core.errors import InputError
 from components.core.exchange import read_partition, write_exchange
@@ -73,9 +74,29 @@ def test_a_reader_fetches_little_more_than_its_partition(tmp_path: Path, monkeyp
             self.file.close()
 
     open_read = storage.open_read
-    monkeypatch.setattr(storage, "open_read", lambda uri: Counting(open_read(uri)))
+    monkeypatch.setattr(storage, "open_read", lambda uri, block_bytes: Counting(open_read(uri, block_bytes)))
     assert len(read_partition([uri], 3, SCHEMA)) == 1000
     assert read < (tmp_path / "file").stat().st_size / 10
+
+
+def test_a_reader_asks_s3_for_little_more_than_its_partition(s3: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"{s3.uri}/file"
+    with write_exchange(uri, SCHEMA, 20, 1 << 30) as rounds:
+        rounds.add(rows(400_000), np.arange(400_000) % 20)
+    (info,) = storage.list_files(uri)
+    asked = 0
+    read = s3_module._read
+
+    def count(uri: str, start: int, stop: int | None, tag: str | None) -> bytes:
+        nonlocal asked
+        assert stop is not None
+        asked += stop - start
+        return read(uri, start, stop, tag)
+
+    monkeypatch.setattr(s3_module, "_read", count)
+    assert len(read_partition([uri], 7, SCHEMA)) == 20_000
+    assert info.size / 20 < asked < info.size / 20 + (1 << 20)
+    assert info.size > 8 << 20
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
