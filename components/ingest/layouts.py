@@ -21,7 +21,6 @@ _NUMBERED = tuple(f"negative_{number}" for number in range(1, 101))
 NEGATIVES = ("text_neg", "neg", "negative", "negatives", "hard_negatives", *_NUMBERED)
 
 Names = Mapping[str, tuple[str, ...]]
-_TEXT: Names = {"text": ("text",)}
 _MESSAGES = ("messages", "conversations", "conversation")
 
 
