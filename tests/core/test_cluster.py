@@ -90,19 +90,27 @@ def test_a_cluster_that_does_not_answer_is_named(embedmill: Embedmill, tmp_path:
     assert line == "embedmill: RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there (Connection refused)"
 
 
-def test_a_step_runs_on_a_cluster_from_the_command_line(embedmill: Embedmill, tmp_path: Path, ray_cluster: str) -> None:
-    rows = [{"text": f"question {n}", "text_pos": f"answer {n}"} for n in range(40)]
-    for name in ("a", "b"):
+def test_steps_run_on_a_cluster_from_the_command_line(embedmill: Embedmill, tmp_path: Path, ray_cluster: str) -> None:
+    """Ingest, and filter with its shuffle: the same bytes as in processes of this machine."""
+    names = ("a", "b")
+    for name in names:
+        rows = [{"text": f"question {name} {n % 50}", "text_pos": f"answer number {n % 50}"} for n in range(80)]
         (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows) + "{broken\n")
-    sources = ", ".join(f"{{uri: {name}.jsonl, name: {name}, task: retri_contrast}}" for name in ("a", "b"))
-    (tmp_path / "params.yaml").write_text(f"ingest: {{sources: [{sources}]}}\n")
-    for step in ("sources", "ingest"):
-        done = embedmill(step)
+    sources = [{"uri": f"{name}.jsonl", "name": name, "task": "retri_contrast", "lang": "en"} for name in names]
+    suite = [{"name": "held", "type": "heldout", "source": "a"}]
+    params = {"ingest": {"sources": [{**sources[0], "holdout": 0.2}, sources[1]]}, "evaluate": {"suite": suite}}
+    (tmp_path / "params.yaml").write_text(json.dumps(params))
+    on_ray = ("--set", "run.executor=ray", "--set", "run.workers=2")
+    for step, *options in (
+        ("sources",),
+        ("ingest",),
+        ("ingest", "--output", "ray-ingest", "--heldout", "ray-heldout", *on_ray),
+        ("filter",),
+        ("filter", "--ingest", "ray-ingest", "--output", "ray-filter", "--funnel", "funnel.csv", *on_ray),
+    ):
+        done = embedmill(step, *options, env={"RAY_ADDRESS": ray_cluster})
         assert done.returncode == 0, done.stderr
-    done = embedmill(
-        "ingest", "--output", "ray", "--heldout", "ray-heldout", "--set", "run.executor=ray",
-        env={"RAY_ADDRESS": ray_cluster},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "ingest: 80 records to train on, 0 held out, 2 rows quarantined\n"
-    assert tree(tmp_path / "ray") == tree(tmp_path / "data" / "ingest")
+    for step in ("ingest", "heldout", "filter"):
+        assert tree(tmp_path / f"ray-{step}") == tree(tmp_path / "data" / step)
+    funnel = tmp_path / "reports" / "filter" / "funnel.csv"
+    assert (tmp_path / "funnel.csv").read_bytes() == funnel.read_bytes()
