@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,7 +98,7 @@ def run(context: Context) -> None:
     progress = context.progress("write", len(tasks), "shards")
     work = partial(_write_shard, shuffle=shuffle, params=params)
     build_dataset(context.outputs["output"], "filter", tasks, work, fingerprint, context.workers, progress)
-    _remove(shuffle.area)
+    storage.remove_tree(shuffle.area)
 
 
 def _semantic_model(params: FilterParams) -> Encoder | None:
@@ -287,10 +286,3 @@ def _check_sources(
                 raise InputError(f"{ingest.uri}: no row is left to train on; {line}")
             context.log(f"warning: {line}")
     context.log(f"{kept:,} of {ingest.rows:,} rows kept")
-
-
-def _remove(area: str) -> None:
-    for info in storage.list_files(area):
-        storage.remove(info.uri)
-    if not storage.is_s3(area):
-        shutil.rmtree(storage.local_path(area), ignore_errors=True)  # folders, and unfinished files of a killed writer

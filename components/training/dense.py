@@ -52,7 +52,9 @@ class DenseEncoder:
         self.dims = int(self._model.get_embedding_dimension())
         self.arithmetic = f"{self.device}/{self.precision}"
         # exact: no padding, rows independent of how many there are
-        self._exact = (self.device, self.precision) == ("cpu", "fp32")
+        self._exact = (self.device, self.precision) == ("cpu", "fp32") and bool(
+            torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        )
         if self._exact:
             _pack_linears(self._model)
         self._model.eval().to(self.device, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision))
@@ -177,7 +179,7 @@ def _packed_linear() -> Any:
         def __init__(self, linear: nn.Linear) -> None:
             super().__init__()
             self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
-            self.weight = torch.empty_like(linear.weight, device="meta")  # some models ask for its dtype
+            self.weight = linear.weight  # some models look at it
             self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().float())
 
         def forward(self, states: torch.Tensor) -> torch.Tensor:
