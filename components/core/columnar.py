@@ -15,7 +15,7 @@ BATCH_ROWS = 4096
 BATCH_BYTES = 4 << 20
 ARROW_FILE_MAGIC = b"ARROW1"
 # pyarrow reports damaged data as one of these; an OSError with an errno comes from the file system.
-DAMAGE = (pa.ArrowException, OSError)
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
 def parquet_columns(file: BinaryIO) -> list[str] | None:
@@ -43,7 +43,7 @@ def parquet_spans(file: BinaryIO, columns: Sequence[str] | None, text_bytes: int
         return [Span()]
     spans, first, size = [], 0, 0
     for group in range(reader.metadata.num_row_groups):
-        group_bytes = _group_bytes(reader.metadata.row_group(group), columns)
+        group_bytes = _group_bytes(reader, group, columns)
         if size and size + group_bytes > text_bytes:
             spans.append(Span(first, group))
             first, size = group, 0
@@ -71,9 +71,10 @@ def read_parquet(file: BinaryIO, span: Span, columns: Sequence[str] | None, skip
     number = 0
     for group in range(span.start, stop):
         metadata = reader.metadata.row_group(group)
-        end = number + metadata.num_rows
+        # a damaged footer can name any number; what the whole file has bounds it
+        end = number + min(metadata.num_rows, reader.metadata.num_rows)
         if end > skip:
-            batch_rows = _batch_rows(_group_bytes(metadata, there), metadata.num_rows)
+            batch_rows = _batch_rows(_group_bytes(reader, group, there), metadata.num_rows)
             try:
                 for batch in reader.iter_batches(batch_rows, row_groups=[group], columns=there, use_threads=False):
                     rows = _rows(batch)
@@ -94,6 +95,7 @@ def read_arrow(file: BinaryIO, columns: Sequence[str] | None, skip: int) -> Iter
         fields = [index for index, name in enumerate(names) if columns is None or name in columns]
         file.seek(0)
         for batch in _arrow_batches(_open_arrow(file, fields)):
+            _check(batch)
             end = number + len(batch)
             step = _batch_rows(batch.nbytes, len(batch))
             for first in range(max(number, skip), end, step):
@@ -108,7 +110,10 @@ def read_arrow(file: BinaryIO, columns: Sequence[str] | None, skip: int) -> Iter
 def _open_parquet(file: BinaryIO) -> pq.ParquetFile | Fault:
     try:
         # pages come through a buffer instead of whole column chunks, which can be as large as the file
-        return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
+        reader = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
+        # names need not be UTF-8
+        _ = reader.schema_arrow.names, [reader.schema.column(index).path for index in range(len(reader.schema))]
+        return reader
     except DAMAGE as error:
         _raise_system_error(error)
         return Fault("corrupt", f"not a readable .parquet file ({_one_line(error)})", "")
@@ -127,13 +132,27 @@ def _arrow_batches(reader: Any) -> Iterator[pa.RecordBatch]:
     return iter(reader)
 
 
-def _group_bytes(group: Any, columns: Sequence[str] | None) -> int:
+def _check(batch: pa.RecordBatch) -> None:
+    """Raise ArrowInvalid for a batch whose offsets lead outside of it; using one would end the process.
+
+    Strings are looked at as bytes: one that is not UTF-8 is a broken row, not a broken file.
+    """
+    for column in batch.columns:
+        kind = column.type
+        as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(kind)
+        if pa.types.is_list(kind) and kind.value_type == pa.string():
+            as_bytes = pa.list_(pa.binary())
+        column.validate()
+        (column if as_bytes is None else column.view(as_bytes)).validate(full=True)
+
+
+def _group_bytes(reader: pq.ParquetFile, group: int, columns: Sequence[str] | None) -> int:
     """Bytes of the wanted columns of a row group, before compression."""
-    chunks = (group.column(index) for index in range(group.num_columns))
+    paths = [reader.schema.column(index).path for index in range(len(reader.schema))]
     return sum(
-        each.total_uncompressed_size
-        for each in chunks
-        if columns is None or each.path_in_schema.split(".")[0] in columns
+        reader.metadata.row_group(group).column(index).total_uncompressed_size
+        for index, path in enumerate(paths)
+        if columns is None or path.partition(".")[0] in columns
     )
 
 

@@ -271,6 +271,18 @@ def test_arrow_data_that_end_early_keep_what_came_before(tmp_path: Path) -> None
     assert isinstance(tail, Fault) and tail.reason == "corrupt"
 
 
+@pytest.mark.parametrize("writer", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_offsets_that_lead_out_of_arrow_data_are_damage(tmp_path: Path, writer: Any) -> None:
+    """Using them would end the process."""
+    data = arrow(ROWS, writer)
+    offsets = b"".join(offset.to_bytes(4, "little") for offset in (0, 5, 10, 15, 20))
+    assert offsets in data  # four texts of five bytes each: the queries of a batch
+    at = data.index(offsets) + 8
+    rows = rows_of(write(tmp_path, "a.arrow", data[:at] + (1 << 30).to_bytes(4, "little") + data[at + 4 :]))
+    ((_, fault),) = rows
+    assert isinstance(fault, Fault) and fault.reason == "corrupt"
+
+
 def response(url: str, html: bytes, status: str = "200 OK", kind: str = "text/html", more: str = "") -> bytes:
     http = f"HTTP/1.1 {status}\r\nContent-Type: {kind}; charset=utf-8\r\n{more}\r\n".encode() + html
     return (
