@@ -145,7 +145,7 @@ def _note_death(call: _Call, death: WorkerDied) -> None:
     what = f"{_state.label}: {call.name}: its worker died ({death})"
     if call.deaths == ATTEMPTS:
         raise InputError(
-            f"{what}, the {ATTEMPTS}rd time; most likely it needs more memory than there is: use fewer run.workers or "
-            "smaller shards. Finished shards are kept, the same command goes on from there"
+            f"{what}, {ATTEMPTS} times in all; most likely it needs more memory than there is: use fewer run.workers "
+            "or smaller shards. Finished shards are kept, the same command goes on from there"
         )
     print(f"{what}; trying again, attempt {call.deaths + 1} of {ATTEMPTS}", file=sys.stderr, flush=True)

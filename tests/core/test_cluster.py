@@ -57,7 +57,7 @@ def test_a_worker_that_dies_is_said_and_its_item_tried_again(tmp_path: Path, cap
         assert list(map_ordered(work, range(8), 2)) == [number * number for number in range(8)]
         said = capfd.readouterr().err.splitlines()
         assert "filter: item 3: its worker died (killed); trying again, attempt 2 of 3" in said
-        with pytest.raises(InputError, match=r"item 3: its worker died \(killed\), the 3rd time; most"):
+        with pytest.raises(InputError, match=r"item 3: its worker died \(killed\), 3 times in all; most"):
             list(map_ordered(partial(die_at_first, folder=str(tmp_path), times=99), range(8), 2))
 
 

@@ -85,7 +85,7 @@ def test_an_item_whose_worker_was_killed_is_tried_again(tmp_path: Path, capfd: p
 def test_an_item_that_always_kills_its_worker_ends_with_a_clear_error(tmp_path: Path) -> None:
     results = map_ordered(partial(die_at_first, folder=str(tmp_path), times=99), range(12), 2)
     assert [next(results) for _ in range(3)] == [0, 1, 4]
-    with pytest.raises(InputError, match=r"item 3: its worker died \(SIGKILL\), the 3rd time; most likely"):
+    with pytest.raises(InputError, match=r"item 3: its worker died \(SIGKILL\), 3 times in all; most likely"):
         next(results)
     assert list(map_ordered(square, range(4), 2)) == [0, 1, 4, 9]  # and the next call finds workers
 
