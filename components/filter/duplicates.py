@@ -92,16 +92,22 @@ def candidates(hashes: Ids, ranks: Ids, rows: Ids) -> Iterator[tuple[Ids, Ids]]:
             near = inside[np.minimum(depth, most) >= distance]
             lower.append(near - distance)
             upper.append(near)
-        yield distinct_pairs(rows[np.concatenate(lower)], rows[np.concatenate(upper)])[:2]
+        yield distinct_pairs(rows[np.concatenate(lower)], rows[np.concatenate(upper)])
 
 
-def distinct_pairs(a: Ids, b: Ids) -> tuple[Ids, Ids, Rows]:
-    """Each unordered pair once, the smaller first, sorted; and for each given pair [E] which of them it is."""
-    nodes, places = np.unique(np.concatenate([a, b]), return_inverse=True)
-    one, other = places[: len(a)], places[len(a) :]
-    pairs, pair_of = np.unique(np.minimum(one, other) * len(nodes) + np.maximum(one, other), return_inverse=True)
+def distinct_pairs(a: Ids, b: Ids) -> tuple[Ids, Ids]:
+    """Each unordered pair once, the smaller first, sorted."""
+    nodes, codes = _pair_codes(a, b)
+    codes = np.unique(codes)
     count = max(len(nodes), 1)
-    return nodes[pairs // count], nodes[pairs % count], pair_of
+    return nodes[codes // count], nodes[codes % count]
+
+
+def _pair_codes(a: Ids, b: Ids) -> tuple[Ids, Rows]:
+    """The distinct ends of pairs, sorted, and a number [E] of each unordered pair: smaller end · count + larger end."""
+    nodes = np.unique(np.concatenate([np.unique(a), np.unique(b)]))
+    one, other = np.searchsorted(nodes, a), np.searchsorted(nodes, b)
+    return nodes, np.minimum(one, other) * len(nodes) + np.maximum(one, other)
 
 
 def verified(
@@ -116,7 +122,9 @@ def verified(
     differs = np.flatnonzero(keys[:, 0] != keys[:, 1])
     if not len(differs):
         return result
-    a, b, pair_of = distinct_pairs(keys[differs, 0], keys[differs, 1])
+    known, codes = _pair_codes(keys[differs, 0], keys[differs, 1])
+    codes, pair_of = np.unique(codes, return_inverse=True)
+    a, b = known[codes // len(known)], known[codes % len(known)]
     similar = np.zeros(len(a), bool)
     for start in range(0, len(a), _BLOCK_PAIRS):
         block = slice(start, start + _BLOCK_PAIRS)

@@ -226,8 +226,7 @@ def _edges(shuffle: Shuffle, partition: int) -> None:
 
 def _read_edges(shuffle: Shuffle, partition: int) -> tuple[Ids, Ids]:
     table = read_partition(shuffle.places("edges", shuffle.plan.band_partitions), partition, EDGES)
-    a, b, _ = duplicates.distinct_pairs(*_columns(table, "a", "b"))
-    return a, b
+    return duplicates.distinct_pairs(*_columns(table, "a", "b"))
 
 
 def _requests(shuffle: Shuffle, partition: int) -> None:
