@@ -94,7 +94,7 @@ def run() -> Result:
         title = f"Deduplication, {lang}: {len(made.documents):,} documents of {mean:.0f} characters on average"
         tables.append(Table(title, header, rows))
     tables[-1].note = (
-        "CPU time of one core, documents in files at the start and at the end, 128 permutations, 5-grams of "
+        "CPU time of one core, documents in files at the start and at the end, signatures of 128 values, 5-grams of "
         f"characters, threshold {THRESHOLD}; median of {REPEATS} interleaved runs. Documents have a title: the other "
         "side of the pair for us, the first line for the peers. Ours is the filter step, language given, contamination "
         "off: reading, normalising, signatures, bands, candidates, verification, clusters, survivors, writing. "

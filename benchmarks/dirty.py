@@ -50,11 +50,19 @@ class Found:
 def run() -> Result:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        return measure(folder, dirt.mix(CLEAN_ROWS, PLANTED_ROWS), train_classifiers(folder))
+        made = dirt.mix(CLEAN_ROWS, PLANTED_ROWS)
+        return measure(folder, made, train_classifiers(folder, made.rows))
 
 
-def train_classifiers(folder: Path) -> dict[str, Any]:
-    """The keys of section filter for safety and quality, classifiers trained on texts that are not planted."""
+def train_classifiers(folder: Path, judged: Iterable[Mapping[str, str]] = ()) -> dict[str, Any]:
+    """The keys of section filter for safety and quality, classifiers trained on texts that are not planted.
+
+    What the corpus looks like they learn from clean pairs that are not among the `judged` rows.
+    """
+    unseen = {row[side] for row in judged for side in ("text", "text_pos")}
+    background = folder / "background.jsonl"
+    pairs = (pair for pair in dirt.clean_pairs() if unseen.isdisjoint(pair))
+    texts.write_jsonl(background, ({"query": query, "passage": passage} for query, passage in pairs))
     spam = folder / "spam.jsonl"
     texts.write_jsonl(spam, iter(dirt.spam_parts()[0]))
     posts = texts.shared_data() / "cold" / "train.jsonl.gz"
@@ -70,6 +78,8 @@ def _train(folder: Path, data: Path, name: str, positive: str, *options: str) ->
     output = folder / "classifiers" / name
     command = [sys.executable, "-m", "components.cli", "classifier", "train", "--data", str(data), "--text", "text"]
     command += ["--label", "label", "--positive", positive, "--output", str(output), *options]
+    for column in ("query", "passage"):
+        command += ["--background", str(folder / "background.jsonl"), column]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if answer.returncode:
         raise SystemExit(f"embedmill classifier train failed:\n{answer.stderr[-3000:]}")
@@ -93,9 +103,9 @@ def measure(folder: Path, made: Mix, classifiers: Mapping[str, Any]) -> Result:
     note = (
         "A row counts as found if it was dropped for a reason that is right for its defect; precision is over all "
         "rows dropped for these reasons. Of a duplicate and its original either may go. Classifiers were trained by "
-        "`embedmill classifier train` on other texts of cold and sms_spam_en; the controls "
-        "are their harmless counterparts, which only the teacher may refuse, since they answer no query. Everything "
-        "else as shipped. Every id was found again exactly once, kept or with its reason."
+        "`embedmill classifier train` on other texts of cold and sms_spam_en, with other clean pairs as background; "
+        "the controls are their harmless counterparts, which only the teacher may refuse, since they answer no query. "
+        "Everything else as shipped. Every id was found again exactly once, kept or with its reason."
     )
     values = {row[0]: {"recall": row[2], "precision": row[4]} for row in table}
     names = {entry["name"]: key for key in ("safety", "quality") for entry in classifiers.get(key, ())}
