@@ -168,7 +168,7 @@ class IngestParams(Section):
     sources: tuple[SourceParams, ...] = Field(
         default=DEFAULT_SOURCES, min_length=1, description="Where the text comes from."
     )
-    shard_bytes: int = Field(default=64 << 20, ge=1, description="Bytes of text in a shard; bounds memory.")
+    shard_bytes: int = Field(default=16 << 20, ge=1, description="Bytes of text in a shard; bounds memory.")
 
     @model_validator(mode="after")
     def _distinct_names(self) -> IngestParams:
