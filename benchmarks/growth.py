@@ -52,8 +52,8 @@ def measure(sizes: Sequence[int], picture: Path) -> Result:
     note = (
         f"Commands with {WORKERS} workers, start of the processes included, every filter on, the optional ones too; "
         "generated pairs of real sentences (60 % zh), 8 % of them repeated exactly and 8 % nearly. Memory: peak "
-        "resident size of the step's process plus that of its largest worker; a shard is 16 MiB of text, so 50,000 "
-        f"pairs are less than one.\n\n![CPU time and memory by number of pairs](results/{PICTURE})"
+        "resident size of the step's process plus that of its largest worker; a shard is 16 MiB of text."
+        f"\n\n![CPU time and memory by number of pairs](results/{PICTURE})"
     )
     values: dict[str, Any] = {
         "sizes": list(sizes),
