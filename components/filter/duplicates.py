@@ -8,6 +8,7 @@ one question with two answers, are different pairs. The survivor is chosen by co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ _BLOCK_PAIRS = 1 << 14  # pairs of texts whose shingle sets are in memory at onc
 
 Ids = NDArray[np.uint64]
 Rows = NDArray[np.int64]
+Number = TypeVar("Number", np.int64, np.uint64)
 
 
 def row_kinds(table: pa.Table) -> Ids:
@@ -98,14 +100,22 @@ def candidates(hashes: Ids, ranks: Ids, rows: Ids) -> Iterator[tuple[Ids, Ids]]:
 def distinct_pairs(a: Ids, b: Ids) -> tuple[Ids, Ids]:
     """Each unordered pair once, the smaller first, sorted."""
     nodes, codes = _pair_codes(a, b)
-    codes = np.unique(codes)
+    codes = distinct(codes)
     count = max(len(nodes), 1)
     return nodes[codes // count], nodes[codes % count]
 
 
+def distinct(values: NDArray[Number]) -> NDArray[Number]:
+    """Each value once, sorted: np.unique, which hashes first, takes up to fifty times as long where most differ."""
+    values = np.sort(values)
+    first = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=first[1:])
+    return values[first]
+
+
 def _pair_codes(a: Ids, b: Ids) -> tuple[Ids, Rows]:
     """The distinct ends of pairs, sorted, and a number [E] of each unordered pair: smaller end · count + larger end."""
-    nodes = np.unique(np.concatenate([np.unique(a), np.unique(b)]))
+    nodes = distinct(np.concatenate([distinct(a), distinct(b)]))
     one, other = np.searchsorted(nodes, a), np.searchsorted(nodes, b)
     return nodes, np.minimum(one, other) * len(nodes) + np.maximum(one, other)
 

@@ -231,7 +231,7 @@ def _read_edges(shuffle: Shuffle, partition: int) -> tuple[Ids, Ids]:
 
 def _requests(shuffle: Shuffle, partition: int) -> None:
     """The rows whose texts a partition of pairs needs, by group."""
-    address = np.unique(np.concatenate(_read_edges(shuffle, partition)))
+    address = duplicates.distinct(np.concatenate(_read_edges(shuffle, partition)))
     with shuffle.write("requests", partition, REQUESTS, shuffle.plan.groups) as rounds:
         origin = np.full(len(address), partition, np.uint64)
         rounds.add(_table(REQUESTS, origin, address), shuffle.group_of(address))
