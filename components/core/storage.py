@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from components.core import hub, s3
+from components.core import hub, remote, s3
 from components.core.errors import InputError, UsageError
-from components.core.remote import BLOCK_BYTES, MAGIC, FileInfo
+from components.core.remote import MAGIC, FileInfo
 
 __all__ = ["MAGIC", "FileInfo"]
 
@@ -71,13 +71,13 @@ def read_bytes(uri: str) -> bytes:
         return local_path(uri).read_bytes()
 
 
-def open_read(uri: str, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
+def open_read(uri: str, block_bytes: int | None = None) -> BinaryIO:
     """A seekable binary reader; remote files are read in ranged blocks, so memory stays bounded.
 
     Who reads little of a large object asks S3 for smaller blocks.
     """
     if is_s3(uri):
-        return s3.open_read(uri, block_bytes)
+        return s3.open_read(uri, block_bytes or remote.BLOCK_BYTES)
     if is_hub(uri):
         return hub.open_read(uri)
     path = local_path(uri)
