@@ -24,7 +24,7 @@ KEY_MEMORY, BAND_MEMORY, ROUND_MEMORY, TEXT_MEMORY = 2.5, 3.5, 3, 2
 COMPONENT_BYTES = 160
 # A task plans to fill this share of its budget; the rest is for what no partition can split: the rows of one bucket.
 FILL = 0.4
-# What pairs of text were measured to have: candidate edges for each row (0.7 in module documentation, 0.004 in Chinese
+# What pairs of text were measured to have: candidate edges for each row (0.5 in module documentation, 0.004 in Chinese
 # questions), of which this share is verified (0.16), and bytes of the first 2,000 characters of both sides (490).
 EDGES_A_ROW = 1.0
 VERIFIED_SHARE = 0.25
