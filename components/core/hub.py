@@ -18,7 +18,6 @@ from components.core.errors import InputError, UsageError
 from components.core.remote import FileInfo, Transient
 
 SCHEME = "hf://datasets/"
-TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 
 
 def open_read(uri: str) -> BinaryIO:
@@ -150,7 +149,7 @@ class _Missing(InputError):
 
 def _check(uri: str, answer: Any) -> None:
     status, code = answer.status_code, answer.headers.get("X-Error-Code", "")
-    if status in TRANSIENT_STATUS:
+    if status in remote.TRANSIENT_STATUS:
         raise Transient(f"the hub answers {status}")
     if status == 404:
         what = {"RepoNotFound": "data set", "RevisionNotFound": "revision"}.get(code, "file in the data set")

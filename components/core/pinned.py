@@ -28,7 +28,7 @@ def fetch(uri: str, sha256: str) -> Path:
 
     Raises InputError if there is nothing, or another content.
     """
-    if _is_local(uri):
+    if storage.is_local(uri):
         _verify(uri, digest(uri), sha256)
         return storage.local_path(uri)
     kept = Path(CACHE) / sha256 / uri.rstrip("/").rpartition("/")[2]
@@ -50,7 +50,7 @@ def _verify(uri: str, found: str, expected: str) -> None:
 
 def _folder_files(uri: str) -> dict[str, str]:
     """URIs of the files below a folder or prefix, by their path in it."""
-    base = str(storage.local_path(uri)) if _is_local(uri) else uri
+    base = str(storage.local_path(uri)) if storage.is_local(uri) else uri
     prefix = base.rstrip("/") + "/"
     files = {info.uri.removeprefix(prefix): info.uri for info in storage.list_files(uri)}
     if not files:
@@ -62,13 +62,9 @@ def _folder_files(uri: str) -> dict[str, str]:
 
 
 def _file_digest(uri: str) -> str:
-    return digest_file(storage.local_path(uri)) if _is_local(uri) else digest_bytes(storage.read_bytes(uri))
+    return digest_file(storage.local_path(uri)) if storage.is_local(uri) else digest_bytes(storage.read_bytes(uri))
 
 
 def _lines_digest(digests: dict[str, str]) -> str:
     names = sorted(digests, key=str.encode)
     return digest_bytes("".join(f"{digests[name]}  {name}\n" for name in names).encode())
-
-
-def _is_local(uri: str) -> bool:
-    return "://" not in uri or uri.startswith("file://")

@@ -21,6 +21,8 @@ BACKOFF_SECONDS = 0.5
 BACKOFF_LIMIT_SECONDS = 20.0
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0  # without a single byte
+# Answers that may be others after a pause.
+TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 # An attempt that brought this many bytes of a body counts as a success: the next cut starts a new count.
 PROGRESS_BYTES = 1 << 20
 BLOCK_BYTES = 8 << 20

@@ -16,7 +16,6 @@ from components.core.remote import FileInfo, Transient
 PART_BYTES = 32 << 20  # of a multipart upload; S3 takes 10,000 parts
 CHUNK_BYTES = 1 << 20
 DELETE_KEYS = 1000  # as many as one request may name
-TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 TRANSIENT_CODES = ("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "Throttling", "BadDigest")
 
 
@@ -220,7 +219,7 @@ def _errors(uri: str) -> Iterator[None]:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         answer = error.response.get("Error", {})
         code = answer.get("Code", "error")
-        if status in TRANSIENT_STATUS or code in TRANSIENT_CODES:
+        if status in remote.TRANSIENT_STATUS or code in TRANSIENT_CODES:
             raise Transient(f"the server answers {status} {code}") from None
         if status == 404 and code in ("404", "NoSuchKey"):
             raise _Refused(f"{uri}: no such object", status) from None
