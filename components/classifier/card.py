@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from components.classifier.examples import Examples, Split
 from components.classifier.figures import Point
+from components.core.fingerprint import json_document
 
 MODEL, CARD, README, CURVE = "model.skops", "card.json", "README.md", "precision_recall.svg"
 _SIDE, _MARGIN = 280, 44
@@ -41,7 +41,7 @@ def card_json(result: Result, examples: Examples, parts: Split) -> bytes:
         for name, rows in (("fit", parts.fit), ("tune", parts.tune), ("test", parts.test))
     }
     card = {**asdict(result), "data": examples.files, "rows": examples.rows, "unused": examples.unused, **counts}
-    return (json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return json_document(card)
 
 
 def readme(result: Result, examples: Examples, parts: Split) -> bytes:

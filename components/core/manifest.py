@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from components.core import storage
 from components.core.errors import InputError
 from components.core.execute import end_if_orphaned, map_ordered
-from components.core.fingerprint import digest_bytes, digest_json
+from components.core.fingerprint import digest_bytes, digest_json, json_document
 from components.core.ledger import Ledger
 from components.core.progress import Progress
 from components.core.records import REJECTED_SCHEMA, SCHEMA
@@ -243,7 +243,7 @@ def _write_shard(uri: str, task: str, index: int, fingerprint: str, output: Shar
 
 def _write_receipt(uri: str, shard: Shard, is_last: bool, progress: float = 0.0) -> None:
     receipt = {"shard": asdict(shard), "last": is_last, "progress": progress}
-    storage.write_bytes(storage.join(uri, WORK, f"{shard.name}.json"), _json_bytes(receipt))
+    storage.write_bytes(storage.join(uri, WORK, f"{shard.name}.json"), json_document(receipt))
 
 
 def _finished(uri: str, job: _Job, fingerprint: str) -> tuple[Sequence[Shard], bool]:
@@ -289,7 +289,7 @@ def _commit(uri: str, step: str, fingerprint: str, shards: Sequence[Shard]) -> D
         if info.uri not in wanted:
             storage.remove(info.uri)
     _remove_parts(uri)
-    storage.write_bytes(storage.join(uri, MANIFEST), _json_bytes(manifest))
+    storage.write_bytes(storage.join(uri, MANIFEST), json_document(manifest))
     storage.remove_tree(storage.join(uri, WORK))
     return Dataset.open(uri)
 
@@ -381,7 +381,3 @@ def _table_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table.select(schema.names).cast(schema), buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def _json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from components.core import storage
 from components.core.carriers import carrier_of
 from components.core.errors import InputError
+from components.core.fingerprint import json_document
 from components.core.settings import Section
 
 FORMAT = "embedmill-sources/1"
@@ -222,9 +223,7 @@ def encode_sources(sources: Sequence[ResolvedSource]) -> bytes:
         }
         for source in sources
     ]
-    return (
-        json.dumps({"format": FORMAT, "sources": entries}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    ).encode()
+    return json_document({"format": FORMAT, "sources": entries})
 
 
 def read_sources(uri: str) -> list[ResolvedSource]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from components.core import storage
 from components.core.errors import InputError
-from components.core.fingerprint import canonical_json, digest_bytes
+from components.core.fingerprint import canonical_json, digest_bytes, json_document
 
 FORMAT = "embedmill-feedback/1"
 
@@ -116,11 +116,11 @@ class Store:
     def claim(self, claim: Claim) -> bool:
         """Take a number in the log; False if another poller has it."""
         uri = storage.join(self.root, "claims", f"{claim.number:08d}.json")
-        return storage.create_bytes(uri, _json_bytes(asdict(claim)))
+        return storage.create_bytes(uri, json_document(asdict(claim)))
 
     def take_over(self, claim: Claim) -> None:
         """Rewrite an unfinished claim with a new owner."""
-        storage.write_bytes(storage.join(self.root, "claims", f"{claim.number:08d}.json"), _json_bytes(asdict(claim)))
+        storage.write_bytes(storage.join(self.root, "claims", f"{claim.number:08d}.json"), json_document(asdict(claim)))
 
     def result(self, number: int) -> dict[str, Any] | None:
         """What came of a claim: `{"version", "model_version", "gate"}`, or None while it is not done."""
@@ -133,12 +133,12 @@ class Store:
     def finish(self, claim: Claim, model_version: str | None, gate: str | None) -> None:
         """Mark a claim as trained on."""
         result = {"version": claim.version, "model_version": model_version, "gate": gate}
-        storage.write_bytes(self._done_uri(claim.number), _json_bytes(result))
+        storage.write_bytes(self._done_uri(claim.number), json_document(result))
 
     def current(self, digest: str) -> bytes:
         """The pointer file that the `sources` step reads: the version and where its files are."""
         files = [{"uri": self.file_uri(file.sha256), **asdict(file)} for file in self.version(digest).files]
-        return _json_bytes({"version": digest, "files": files})
+        return json_document({"version": digest, "files": files})
 
     def _version_uri(self, digest: str) -> str:
         return storage.join(self.root, "versions", f"{digest}.json")
@@ -160,7 +160,3 @@ def _read_claim(uri: str) -> Claim:
         return Claim(**json.loads(storage.read_bytes(uri)))
     except (ValueError, TypeError) as error:
         raise InputError(f"{uri}: not a claim of the flywheel ({error})") from None
-
-
-def _json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()

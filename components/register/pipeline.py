@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from components.core import storage, tracking
 from components.core.errors import GateRefused
+from components.core.fingerprint import json_document
 from components.core.step import Context
 from components.core.tracking import MODEL
 from components.register.candidate import Candidate, read_candidate
@@ -98,5 +98,4 @@ def _report(
         "run_id": version.run_id,
         "rules": [asdict(verdict) for verdict in verdicts],
     }
-    data = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    storage.write_bytes(ctx.outputs["version"], data.encode())
+    storage.write_bytes(ctx.outputs["version"], json_document(value))

@@ -14,7 +14,7 @@ from components.core import storage
 from components.core.beir import beir_folder, is_beir
 from components.core.carriers import COMPRESSIONS, FORMATS, carrier_of, may_be_metadata
 from components.core.errors import InputError
-from components.core.fingerprint import digest_json
+from components.core.fingerprint import digest_json, json_document
 from components.core.installed import STDLIB, find_package
 from components.core.sources import (
     PYDOC,
@@ -46,7 +46,7 @@ def run(ctx: Context) -> None:
     suite = list_suite(ctx.section(EvaluateParams).suite, digests)
     digests.save()
     _replace(ctx.outputs["output"], encode_sources(sources))
-    _replace(ctx.outputs["suite"], (json.dumps(suite, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    _replace(ctx.outputs["suite"], json_document(suite))
     inputs = sum(len(source.inputs) for source in sources)
     ctx.log(f"{len(sources)} sources, {inputs} inputs")
 
