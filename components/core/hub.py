@@ -38,7 +38,7 @@ def exists(uri: str) -> bool:
 
 
 def list_files(uri: str) -> list[FileInfo]:
-    """The file at `uri`, all below that folder, or what a glob matches; hidden ones are left out."""
+    """The file at `uri`, all below that folder, or what a glob matches; hidden ones too."""
     place = _Place.of(uri)
     fixed = remote.fixed_part(place.path)
     if fixed == place.path:
@@ -50,7 +50,7 @@ def list_files(uri: str) -> list[FileInfo]:
     return [
         FileInfo(f"{place.root}/{each['path']}", each["size"], (each.get("lfs") or each)["oid"])
         for each in entries
-        if each["type"] == "file" and remote.wanted(each["path"], place.path) and not _is_hidden(each["path"])
+        if each["type"] == "file" and remote.wanted(each["path"], place.path)
     ]
 
 
@@ -108,10 +108,6 @@ def _tree(uri: str, place: _Place, folder: str) -> list[dict[str, Any]]:
         found += answer.json()
         url, parameters = answer.links.get("next", {}).get("url"), None  # the link holds them already
     return found
-
-
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _read(uri: str, start: int, stop: int | None) -> bytes:

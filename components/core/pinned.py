@@ -50,9 +50,8 @@ def _verify(uri: str, found: str, expected: str) -> None:
 
 def _folder_files(uri: str) -> dict[str, str]:
     """URIs of the files below a folder or prefix, by their path in it."""
-    base = str(storage.local_path(uri)) if storage.is_local(uri) else uri
-    prefix = base.rstrip("/") + "/"
-    files = {info.uri.removeprefix(prefix): info.uri for info in storage.list_files(uri)}
+    folder = str(storage.local_path(uri)) if storage.is_local(uri) else uri.rstrip("/")
+    files = {info.uri.removeprefix(f"{folder}/"): info.uri for info in storage.list_files(folder)}
     if not files:
         raise InputError(f"{uri}: no such file or folder")
     for name in files:

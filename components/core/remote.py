@@ -121,3 +121,10 @@ def wanted(name: str, path: str) -> bool:
     if fixed_part(path) != path:
         return fnmatchcase(name, path)
     return path == "" or name == path or name.startswith(path.rstrip("/") + "/")
+
+
+def is_hidden(uri: str, asked: str) -> bool:
+    """Whether a file that was listed for the folder or glob `asked` is hidden, or in a hidden folder below that."""
+    fixed = fixed_part(asked)
+    folder = asked.rstrip("/") if fixed == asked else fixed.rpartition("/")[0]
+    return "/." in uri.removeprefix(folder)

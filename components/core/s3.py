@@ -136,7 +136,7 @@ def remove_all(bucket: str, uris: Sequence[str]) -> None:
 
 
 def list_files(uri: str) -> list[FileInfo]:
-    """The objects at `uri`: the one of that key, all below that prefix, or what a glob matches."""
+    """The objects at `uri`: the one of that key, all below that prefix, or what a glob matches; hidden ones too."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     found = []
     for entry in _pages(uri, Prefix=remote.fixed_part(key)):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from components.core import hub, remote, s3
 from components.core.errors import InputError, UsageError
@@ -176,35 +176,40 @@ def remove_tree(uri: str) -> None:
 def list_files(uri: str) -> list[FileInfo]:
     """The files at `uri`, sorted: the file itself, all below a folder or prefix, or what a glob (`*?[`, `**`) matches.
 
-    Hidden files are left out. Nothing found is an empty list; the caller says what was wanted.
+    What is below a folder has the URI that `join` makes of it, however `uri` is spelt. Hidden files are left out.
+    Nothing found is an empty list; the caller says what was wanted.
     """
     if is_s3(uri):
-        files = s3.list_files(uri)
+        files = [info for info in s3.list_files(uri) if not remote.is_hidden(info.uri, uri)]
     elif is_hub(uri):
-        files = hub.list_files(uri)
+        files = [info for info in hub.list_files(uri) if not remote.is_hidden(info.uri, uri)]
     else:
-        files = _list_local(uri)
+        with _local_errors(uri):
+            files = [_file_info(name, path) for name, path in _list_local(uri)]
     return sorted(files, key=lambda info: info.uri)
 
 
-def _list_local(uri: str) -> list[FileInfo]:
+def _list_local(uri: str) -> Iterator[tuple[str, Path]]:
+    """URIs and paths of the files that `uri` means."""
     path = local_path(uri)
-    with _local_errors(uri):
-        if path.is_file():
-            found = [path]
-        elif path.is_dir():
-            found = [
-                Path(folder) / name
-                for folder, folders, names in os.walk(path)
-                if not folders.sort()
-                for name in names
-                if not any(part.startswith(".") for part in (Path(folder) / name).relative_to(path).parts)
-            ]
-        elif any(character in str(path) for character in MAGIC):
-            found = [Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file()]
-        else:
-            found = []
-        return [FileInfo(str(each), each.stat().st_size, str(each.stat().st_mtime_ns)) for each in found]
+    if path.is_file():
+        yield uri, path
+    elif path.is_dir():
+        spell = quote if uri.startswith("file://") else str
+        for folder, folders, names in os.walk(path):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in names:
+                if not name.startswith("."):
+                    found = Path(folder) / name
+                    yield join(uri, spell(found.relative_to(path).as_posix())), found
+    elif any(character in str(path) for character in MAGIC):
+        matches = (Path(match) for match in glob.glob(str(path), recursive=True))
+        yield from ((str(match), match) for match in matches if match.is_file())
+
+
+def _file_info(uri: str, path: Path) -> FileInfo:
+    found = path.stat()
+    return FileInfo(uri, found.st_size, str(found.st_mtime_ns))
 
 
 @contextmanager

@@ -51,6 +51,16 @@ def test_every_row_is_accounted_for_and_read_back(tmp_path: Path) -> None:
     assert dataset.read_rejected()["offset"].to_pylist()[:2] == [1, 3]
 
 
+@pytest.mark.parametrize("spelling", ["./out", "out/", "out//deep", "file://{}/o%20ut"])
+def test_a_folder_may_be_spelt_in_any_way(spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = spelling.format(tmp_path)
+    for _ in range(2):
+        build_dataset(uri, "test", tasks(), partial(shout, log="log"), "f")
+        assert len(Dataset.open(uri).read()) == 15
+    assert len((tmp_path / "log").read_text().splitlines()) == 3, "the second run found every shard"
+
+
 def test_bytes_do_not_depend_on_workers_or_interruption(tmp_path: Path) -> None:
     work = partial(shout, log=str(tmp_path / "log"))
     build_dataset(str(tmp_path / "one"), "test", tasks(), work, "f", workers=1)

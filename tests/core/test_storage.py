@@ -39,6 +39,20 @@ def test_listing_is_sorted_takes_folders_and_globs_and_leaves_hidden_files_out(t
     assert storage.list_files((tmp_path / "d.csv").as_uri())[0].size == 1
 
 
+@pytest.mark.parametrize("spelling", ["./out", "out/", "in/../out", "out//deep", "file://{}/o%20ut"])
+def test_what_is_listed_has_the_uri_that_it_was_written_at(
+    spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    folder = spelling.format(tmp_path)
+    uris = [storage.join(folder, name) for name in ("a/b.jsonl", "c.jsonl")]
+    for uri in uris:
+        storage.write_bytes(uri, b"x")
+    assert [info.uri for info in storage.list_files(folder)] == uris
+    assert storage.list_files(uris[0])[0].uri == uris[0]
+
+
 def test_a_failed_write_leaves_the_old_content_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = str(tmp_path / "file")
     storage.write_bytes(uri, b"old")

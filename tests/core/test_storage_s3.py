@@ -32,6 +32,11 @@ def test_objects_are_written_replaced_listed_by_prefix_and_glob_and_removed(s3: 
         f"{s3.uri}/text/b.jsonl",
     ]
     assert len(storage.list_files(s3.uri)) == 3
+    for hidden in (".cache/x.jsonl", "text/.tmp/y.jsonl", "text/.z.jsonl"):
+        storage.write_bytes(storage.join(s3.uri, hidden), b"x")
+    assert storage.list_files(f"{s3.uri}/text") == listed
+    assert len(storage.list_files(s3.uri)) == 3
+    assert [info.size for info in storage.list_files(f"{s3.uri}/.cache")] == [1]
     storage.remove(f"{s3.uri}/text/b.jsonl")
     assert not storage.exists(f"{s3.uri}/text/b.jsonl")
     assert storage.list_files(f"{s3.uri}/none") == []
