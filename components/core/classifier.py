@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import InputError, UsageError
+from components.core.hashed import HashedRegression
 from components.core.pinned import fetch
 
 KINDS = ".bin or .ftz (fastText), .skops (scikit-learn), .onnx, or a folder with model.onnx and config.json"
@@ -133,8 +134,11 @@ class _FastText:
 
 @dataclass(frozen=True)
 class _Sklearn:
+    """`hashed` stands for a model of the shape that `embedmill classifier train` makes."""
+
     model: Any
     labels: tuple[str, ...]
+    hashed: HashedRegression | None
 
     @classmethod
     def load(cls, path: Path, uri: str) -> _Sklearn:
@@ -152,9 +156,12 @@ class _Sklearn:
         labels = tuple(str(label) for label in model.classes_)
         if model.predict_proba([""]).shape != (1, len(labels)):
             raise InputError(f"{uri}: does not classify texts")
-        return cls(model, labels)
+        return cls(model, labels, HashedRegression.of(model))
 
     def scores(self, texts: Sequence[str], label: str) -> Scores:
+        if self.hashed:
+            second = self.hashed.probabilities(texts)
+            return np.asarray(second if self.labels.index(label) else 1 - second, np.float32)
         return np.asarray(self.model.predict_proba(texts)[:, self.labels.index(label)], np.float32)
 
 
