@@ -146,7 +146,7 @@ class _Missing(InputError):
 def _check(uri: str, answer: Any) -> None:
     status, code = answer.status_code, answer.headers.get("X-Error-Code", "")
     if status in remote.TRANSIENT_STATUS:
-        raise Transient(f"the hub answers {status}")
+        raise Transient(f"the hub answers {status}", remote.retry_after(answer.headers.get("Retry-After")))
     if status == 404:
         what = {"RepoNotFound": "data set", "RevisionNotFound": "revision"}.get(code, "file in the data set")
         raise _Missing(f"{uri}: no such {what}", code)

@@ -1,7 +1,8 @@
-"""What stores behind a network share: listed files, retries with backoff, a reader that survives cut connections."""
+"""What all servers share: retries with backoff, listed files, a reader that survives cut connections."""
 
 from __future__ import annotations
 
+import email.utils
 import io
 import random
 import time
@@ -14,11 +15,13 @@ from components.core.errors import InputError
 
 Result = TypeVar("Result")
 
-ATTEMPTS = 6
+ATTEMPTS = 8
 # Seconds before the second attempt, doubled for each further one up to the limit; half of it is drawn at random, so
 # that many workers do not come back all at once.
 BACKOFF_SECONDS = 0.5
 BACKOFF_LIMIT_SECONDS = 20.0
+# A server that asks for a longer pause is asked again after this one.
+WAIT_LIMIT_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0  # without a single byte
 # Answers that may be others after a pause.
@@ -39,16 +42,37 @@ class FileInfo:
 
 
 class Transient(Exception):
-    """A failure that may pass: a server error, too many requests, a time-out, a connection that was cut."""
+    """A failure that may pass: a server error, too many requests, a time-out, a connection that was cut.
+
+    `wait` is the pause that the server asks for, in seconds, if it does.
+    """
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
-def retried(uri: str, attempt: Callable[[], Result]) -> Result:
-    """What `attempt` returns, tried again while it raises Transient. Raises InputError naming `uri` in the end."""
+def retry_after(value: str | None) -> float | None:
+    """The seconds that a header Retry-After asks for, which is a number or a date; None if it is neither."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def retried(name: str, attempt: Callable[[], Result]) -> Result:
+    """What `attempt` returns, tried again while it raises Transient. Raises InputError naming `name` in the end."""
     for number in range(1, ATTEMPTS + 1):
         try:
             return attempt()
         except Transient as error:
-            _wait_or_give_up(uri, number, error)
+            _wait_or_give_up(name, number, error)
     raise AssertionError("unreachable")
 
 
@@ -69,11 +93,14 @@ def read_body(uri: str, start: int, stop: int | None, stream: Callable[[int, int
             _wait_or_give_up(uri, failures, error)
 
 
-def _wait_or_give_up(uri: str, failures: int, error: Transient) -> None:
+def _wait_or_give_up(name: str, failures: int, error: Transient) -> None:
     if failures >= ATTEMPTS:
-        raise InputError(f"{uri}: {error} (given up after {failures} attempts)") from None
-    seconds = min(BACKOFF_SECONDS * 2 ** (failures - 1), BACKOFF_LIMIT_SECONDS)
-    time.sleep(seconds * random.uniform(0.5, 1))
+        raise InputError(f"{name}: {error} (given up after {failures} attempts)") from None
+    if error.wait is not None:
+        time.sleep(min(error.wait, WAIT_LIMIT_SECONDS))
+    else:
+        seconds = min(BACKOFF_SECONDS * 2 ** (failures - 1), BACKOFF_LIMIT_SECONDS)
+        time.sleep(seconds * random.uniform(0.5, 1))
 
 
 class Reader(io.RawIOBase):

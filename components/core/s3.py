@@ -216,11 +216,13 @@ def _errors(uri: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        meta = error.response.get("ResponseMetadata", {})
+        status = meta.get("HTTPStatusCode", 0)
         answer = error.response.get("Error", {})
         code = answer.get("Code", "error")
         if status in remote.TRANSIENT_STATUS or code in TRANSIENT_CODES:
-            raise Transient(f"the server answers {status} {code}") from None
+            wait = remote.retry_after(meta.get("HTTPHeaders", {}).get("retry-after"))
+            raise Transient(f"the server answers {status} {code}", wait) from None
         if status == 404 and code in ("404", "NoSuchKey"):
             raise _Refused(f"{uri}: no such object", status) from None
         if status == 412:

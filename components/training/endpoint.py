@@ -6,12 +6,10 @@ without it). The key itself stands in no parameter, message or file.
 
 from __future__ import annotations
 
-import email.utils
 import json
 import math
 import os
 import re
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import InputError, UsageError
+from components.core.remote import READ_SECONDS, Transient, retried, retry_after
 from components.core.teacher import ENDPOINT
 
 Floats = NDArray[np.float32]
@@ -33,10 +32,6 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 REQUEST_TEXTS = 128
 REQUEST_CHARACTERS = 200_000
 CONCURRENT_REQUESTS = 4
-TIMEOUT_SECONDS = 60.0
-ATTEMPTS = 7
-FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 60.0
 PROBE = "probe"
 _SPEC = re.compile(rf"{ENDPOINT}(?P<model>[^#]+?)@(?P<url>https?://[^#@\s]+)(?:#(?P<variable>[A-Za-z_]\w*))?")
 
@@ -114,21 +109,16 @@ class Endpoint:
             return self._embed(texts[:middle]) + self._embed(texts[middle:])
 
     def _request(self, texts: list[str]) -> list[list[float]]:
-        problem = ""
-        pause = FIRST_PAUSE_SECONDS
-        for attempt in range(1, ATTEMPTS + 1):
-            wait = None
+        def attempt() -> list[list[float]]:
             try:
                 return self._vectors(self._post(texts), len(texts))
             except urllib.error.HTTPError as error:
-                problem, wait = self._judge(error), _retry_after(error)
+                raise Transient(self._judge(error), retry_after(error.headers.get("Retry-After"))) from None
             except (OSError, HTTPException, ValueError) as error:
                 reason = getattr(error, "reason", None) or error
-                problem = str(reason).strip() or type(error).__name__
-            if attempt < ATTEMPTS:
-                time.sleep(min(pause if wait is None else wait, LONGEST_PAUSE_SECONDS))
-                pause *= 2
-        raise InputError(f"{self._name}: {problem}, {ATTEMPTS} times in a row")
+                raise Transient(str(reason).strip() or type(error).__name__) from None
+
+        return retried(self._name, attempt)
 
     def _post(self, texts: list[str]) -> Any:
         body = json.dumps({"model": self.model, "input": texts, "encoding_format": "float"}).encode()
@@ -136,7 +126,7 @@ class Endpoint:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(f"{self.url}/embeddings", body, headers)
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS) as response:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=READ_SECONDS) as response:
             return json.loads(response.read())
 
     def _judge(self, error: urllib.error.HTTPError) -> str:
@@ -178,21 +168,6 @@ class Endpoint:
     @property
     def _name(self) -> str:
         return f"{self.model} at {self.url}"
-
-
-def _retry_after(error: urllib.error.HTTPError) -> float | None:
-    """Seconds that the server asks to wait: a number, or a date."""
-    value = error.headers.get("Retry-After")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def _message(body: bytes) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.core import remote
 from components.core.errors import InputError, UsageError
 from components.training import endpoint
 from components.training.encoder import open_encoder
@@ -24,7 +25,7 @@ TEXTS = [f"text number {index}" for index in range(3 * MAX_INPUTS)]
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddingServer]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.001)
     with embedding_server() as running:
         yield running
 
@@ -32,7 +33,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddingServer]:
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
-    monkeypatch.setattr(endpoint.time, "sleep", slept.append)
+    monkeypatch.setattr(remote.time, "sleep", slept.append)
     return slept
 
 
@@ -67,21 +68,23 @@ def test_busy_servers_are_asked_again_after_the_pause_they_name(server: Embeddin
     assert open_encoder(server.spec).dims == DIMS
     assert pauses[0] == 7
     assert 15 < pauses[1] <= 20
-    assert pauses[2:5] == [pytest.approx(0.001 * 2**power) for power in (2, 3, 4)]
-    assert pauses[5] == endpoint.LONGEST_PAUSE_SECONDS
+    assert all(0.0005 * 2**power <= pause <= 0.001 * 2**power for power, pause in enumerate(pauses[2:5], 2))
+    assert pauses[5] == remote.WAIT_LIMIT_SECONDS
 
 
 def test_a_server_that_never_recovers_ends_in_one_line(server: EmbeddingServer, pauses: list[float]) -> None:
     encoder = open_encoder(server.spec)
     server.always = (500, {}, None)
-    with pytest.raises(InputError, match=rf"^{MODEL} at {server.url}: 500 .*: scripted answer 500, 7 times in a row$"):
+    with pytest.raises(
+        InputError, match=rf"^{MODEL} at {server.url}: 500 .*: scripted answer 500 .given up after 8 attempts.$"
+    ):
         encoder.encode(["a"])
-    assert len(pauses) == endpoint.ATTEMPTS - 1
+    assert len(pauses) == remote.ATTEMPTS - 1
 
 
 def test_no_server_ends_in_one_line(server: EmbeddingServer, pauses: list[float]) -> None:
     nowhere = server.spec.replace(server.url, "http://127.0.0.1:9/v1")
-    with pytest.raises(InputError, match=r"at http://127\.0\.0\.1:9/v1: .*refused, 7 times in a row$"):
+    with pytest.raises(InputError, match=r"at http://127\.0\.0\.1:9/v1: .*refused .given up after 8 attempts.$"):
         open_encoder(nowhere)
 
 
