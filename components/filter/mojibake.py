@@ -2,7 +2,8 @@
 
 Four kinds, each told by what a writer would not put down:
 
-- U+FFFD, and the 锟斤拷 that two of them become when read as GBK; the 烫 and 屯 of uninitialised memory;
+- U+FFFD, which cleaning puts for UTF-8 read as Latin-1 controls too, and the 锟斤拷 that two of them become when read
+  as GBK; the 烫 and 屯 of uninitialised memory;
 - UTF-8 read as Latin-1 or Windows-1252, once or twice: a byte that starts a character, then one that continues it
   (Ã©, â€™), or a run of nothing but such bytes (ä½ å¥½);
 - GBK read as Latin-1 or Windows-1252: a run of nothing but upper bytes (ÄãºÃ), or its quotation marks (¡¯);
@@ -20,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-# Bytes 80–BF as Windows-1252 and as Latin-1 show them. Cleaning has taken the controls among them away and made U+00A0
-# a space, so no pattern may count on a character being complete.
+# Bytes 80–BF as Windows-1252 and as Latin-1 show them. Cleaning has replaced or removed the controls among them and
+# made U+00A0 a space, so no pattern may count on a character being complete.
 _WINDOWS = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 _CONTINUES = f"\u00a0-\u00bf{_WINDOWS}"
 _LOST = "\ufffd+|(?:锟斤拷)+|锟斤|斤拷|烫烫烫|屯屯屯"

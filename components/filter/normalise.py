@@ -18,6 +18,13 @@ _INVISIBLE = (
 )
 _LINE_ENDS = "\x0b\x0c\x85\u2028\u2029"
 _WIDE_SPACES = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
+# UTF-8 of one character read as Latin-1, with a control in it other than U+0085, which also ends lines
+_C1 = "\x80-\x84\x86-\x9f"
+_CONTROL = re.compile(f"[{_C1}]")
+_BYTE = "[\x80-\xbf]"
+_MISREAD = re.compile(
+    f"[\xc2-\xdf][{_C1}]|[\xe0-\xef](?={_BYTE}?[{_C1}]){_BYTE}{{2}}|[\xf0-\xf4](?={_BYTE}{{,2}}[{_C1}]){_BYTE}{{3}}"
+)
 _INVISIBLE_RUN = re.compile(f"[{_INVISIBLE}]+")
 _LINE_END = re.compile(f"\r\n?|[{_LINE_ENDS}]")
 _TRAILING = re.compile(r"[^\S\n]+(?=\n)")
@@ -31,8 +38,12 @@ TEXT_COLUMNS = ("text", "text_pos", "text_pair")
 def clean_text(text: str) -> str:
     """Remove invisible characters; make line ends and spaces plain; collapse runs of spaces inside a line.
 
-    Newlines, indentation and at most one blank line in a row are kept. Idempotent.
+    Newlines, indentation and at most one blank line in a row are kept. Bytes of UTF-8 that were read as Latin-1
+    controls become U+FFFD with the rest of their character: without them "donât" would stand there and tell nothing.
+    Idempotent.
     """
+    if _CONTROL.search(text):
+        text = _MISREAD.sub(lambda found: "\ufffd" * len(found[0]), text)
     text = _LINE_END.sub("\n", _INVISIBLE_RUN.sub("", text))
     text = _SPACES.sub(" ", _TRAILING.sub("", text))
     return _BLANK_LINES.sub("\n\n", re.sub(f"[{_WIDE_SPACES}\t]", " ", text)).strip()

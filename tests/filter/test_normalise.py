@@ -18,6 +18,8 @@ CASES = [
     ("می\u200cخواهم", "می\u200cخواهم"),
     ("👩\u200d💻", "👩\u200d💻"),
     ("soft\u00adhyphen", "softhyphen"),
+    ("donâ\x80\x99t; Ã\x89cole; ð\x9f\x98\x80", "don\ufffd\ufffd\ufffdt; \ufffd\ufffdcole; \ufffd\ufffd\ufffd\ufffd"),
+    ("the caf\u00e9\x85\x85is open, don\x92t \x80 \u00e2\x80", "the caf\u00e9\n\nis open, dont \u00e2"),
     ("untouched text，无需改动。", "untouched text，无需改动。"),
 ]
 
@@ -27,7 +29,7 @@ def test_only_what_has_no_meaning_goes(raw: str, clean: str) -> None:
     assert clean_text(raw) == clean
 
 
-@given(st.text(st.sampled_from("ab \t\n\r\x0b\x85\u00a0\u200b\u3000\u2028\x00中"), max_size=12))
+@given(st.text(st.sampled_from("ab \t\n\r\x0b\x80\x85\x99\u00a0\u00c3\u00e2\u200b\u3000\u2028\x00中"), max_size=12))
 @settings(max_examples=500, derandomize=True, deadline=None)
 def test_cleaning_is_idempotent_and_the_same_for_a_column(text: str) -> None:
     clean = clean_text(text)

@@ -76,3 +76,17 @@ def test_real_chinese_read_with_a_wrong_encoding_is_found(shared_data: Path, wri
     limit = FilterParams().max_mojibake_share["default"]
     assert (mojibake_shares(broken) > limit).mean() > 0.99
     assert (mojibake_shares([clean_text(text) for text in sample]) > limit).mean() < 0.002
+
+
+def test_real_english_whose_quotation_marks_were_read_with_a_wrong_encoding_is_found(shared_data: Path) -> None:
+    """Of “ ” ’, Latin-1 shows one letter and two controls, which no reader sees."""
+    names = ("mrpc__train", "sts12__train", "stsb_en__train")
+    rows = (row for name in names for row in lines(shared_data / "en_train_clean" / f"{name}.jsonl.gz"))
+    texts = sorted({row["text"].replace("'", "’").replace(' "', " “").replace('"', "”") for row in rows})
+    texts = [text for text in texts if not text.isascii() and len(text) < 250]
+    limit = FilterParams().max_mojibake_share["default"]
+    assert len(texts) > 1000
+    for read in ("latin-1", "cp1252"):
+        broken = [clean_text(text.encode().decode(read, "replace")) for text in texts]
+        assert (mojibake_shares(broken) > limit).mean() > 0.97, read
+    assert not (mojibake_shares([clean_text(text) for text in texts]) > limit).any()
