@@ -21,7 +21,15 @@ STAGES = {
     "length, heuristics, pairs": ("filter.rules", "filter.characters", "filter.mojibake", "filter.boilerplate"),
     "classifiers, domains": ("filter.classification", "filter.domains", "core.classifier"),
     "fluency": ("filter.fluency",),
-    "duplicates": ("filter.duplicates", "filter.minhash", "filter.shingles", "filter.shuffle", "core.exchange"),
+    "duplicates": (
+        "filter.duplicates",
+        "filter.minhash",
+        "filter.shingles",
+        "filter.shuffle",
+        "filter.duplicate_shuffle",
+        "filter.cluster_shuffle",
+        "core.exchange",
+    ),
     "contamination": ("filter.contamination", "core.suite"),
 }
 REST = "reading, writing, the rest"

@@ -29,12 +29,13 @@ from components.filter import classification, contamination, fluency, funnel, sh
 from components.filter.classification import SCORE
 from components.filter.contamination import Reference
 from components.filter.domains import read_blocked
+from components.filter.duplicate_shuffle import find_exact, find_near
 from components.filter.fluency import Sample, Trigrams, sample
 from components.filter.judgement import judge, read_judgement
 from components.filter.normalise import clean_table
 from components.filter.params import FilterParams
 from components.filter.semantic_shuffle import find_semantic, partition_count
-from components.filter.shuffle import ROW_BITS, ROW_MASK, Shuffle, find_exact, find_near
+from components.filter.shuffle import ROW_BITS, ROW_MASK, Shuffle
 from components.filter.verdict import CODES, KEPT, REASONS, Verdict
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ first two run in the step's own process, which alone has the store of vectors; t
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,14 +17,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.core import storage
+from components.core.arrays import read_array, write_array
 from components.core.exchange import read_partition
 from components.core.progress import Progress
-from components.filter import duplicates, semantic
+from components.filter import semantic
+from components.filter.cluster_shuffle import PAIRS_WITH_COSINE, write_cluster_losers
 from components.filter.judgement import read_judgement
 from components.filter.minhash import mix
 from components.filter.normalise import clean_column
 from components.filter.params import SemanticDuplicateParams
-from components.filter.shuffle import ROW_BITS, ROW_MASK, VERIFIED, Shuffle, addresses, among, partition_of
+from components.filter.shuffle import ROW_BITS, ROW_MASK, Shuffle, addresses, among, partition_of
 from components.filter.shuffle_plan import FILL
 from components.filter.verdict import KEPT
 
@@ -37,10 +38,7 @@ BLOCK_ROWS = 65536
 # Peak working memory of a task over the bytes that it has read: a cell's vectors are copied beside them.
 READ_MEMORY = 2
 
-PAIRS = VERIFIED.append(pa.field("cosine", pa.float32()))
-
 Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
 
 
 def partition_count(dims: int, rows: int, budget: int) -> int:
@@ -59,8 +57,8 @@ def find_semantic(
     """Run the phases; `semantic` then holds the losers."""
     cells = shuffle.place("semantic_cells", 0)
     if not storage.exists(cells):
-        storage.write_bytes(cells, _array_bytes(_learn(shuffle, encoder, workers)))
-    centroids: Floats = np.load(io.BytesIO(storage.read_bytes(cells)), allow_pickle=False)
+        write_array(cells, _learn(shuffle, encoder, workers))
+    centroids = read_array(cells)
     done = {info.uri for info in storage.list_files(shuffle.phase("semantic_rows"))}
     with progress("embed", sum(shard.rows for shard in shuffle.shards), "rows") as bar:
         for group in range(shuffle.plan.groups):
@@ -116,38 +114,20 @@ def _pairs(shuffle: Shuffle, partition: int, threshold: float, dims: int) -> Non
     table = read_partition(files, partition, _schema(dims))
     cell, rank = table["cell"].to_numpy(), table["rank"].to_numpy()
     order = np.lexsort((rank, cell))
-    with shuffle.write("semantic_pairs", partition, PAIRS, 1) as rounds:
+    with shuffle.write("semantic_pairs", partition, PAIRS_WITH_COSINE, 1) as rounds:
         for rows in np.split(order, np.flatnonzero(np.diff(cell[order])) + 1):
             mine = table.take(pa.array(rows))
             address, ids, ranks = (mine[name].to_numpy() for name in ("address", "id", "rank"))
             vectors = np.frombuffer(b"".join(mine["vector"].to_pylist()), np.float32).reshape(len(rows), 2 * dims)
             a, b, cosine = semantic.similar_pairs(vectors, ranks, threshold)
             columns = (address[a], address[b], ranks[a], ranks[b], ids[a], ids[b], cosine)
-            rounds.add(pa.table([*map(pa.array, columns)], schema=PAIRS), np.zeros(len(a), np.int64))
+            rounds.add(pa.table([*map(pa.array, columns)], schema=PAIRS_WITH_COSINE), np.zeros(len(a), np.int64))
 
 
 def _clusters(shuffle: Shuffle, number: int, max_cluster: int) -> None:
     """Of each cluster of pairs all rows but one; the only task of its phase."""
-    table = read_partition(shuffle.places("semantic_pairs", shuffle.semantic_partitions), 0, PAIRS)
-    columns = {name: table[name].to_numpy() for name in PAIRS.names}
-    ends = np.concatenate([columns["a"], columns["b"]])
-    address, first, node = np.unique(ends, return_index=True, return_inverse=True)
-    rank = np.concatenate([columns["rank_a"], columns["rank_b"]])[first]
-    ids = np.concatenate([columns["id_a"], columns["id_b"]])[first]
-    a, b = node[: len(table)], node[len(table) :]
-    survivors = duplicates.survivors_of(a, b, rank, max_cluster)
-    lost = np.flatnonzero(survivors != np.arange(len(address)))
-    like = duplicates.likes(a, b, survivors, rank)[lost]
-    cosine = _cosine_of(a, b, columns["cosine"], lost, like, len(address))
-    shuffle.write_losers("semantic", number, address[lost], ids[survivors[lost]], ids[like], cosine)
-
-
-def _cosine_of(a: Rows, b: Rows, cosine: Floats, row: Rows, other: Rows, count: int) -> Floats:
-    """The cosine that stands beside each pair (row, other) of rows among the pairs (a, b); rows are below `count`."""
-    keys = np.minimum(a, b) * count + np.maximum(a, b)
-    order = np.argsort(keys, kind="stable")
-    wanted = np.minimum(row, other) * count + np.maximum(row, other)
-    return cosine[order[np.searchsorted(keys[order], wanted)]] if len(wanted) else np.empty(0, np.float32)
+    files = shuffle.places("semantic_pairs", shuffle.semantic_partitions)
+    write_cluster_losers(shuffle, "semantic", number, files, PAIRS_WITH_COSINE, max_cluster)
 
 
 def _kept(shuffle: Shuffle, groups: range | list[int]) -> Iterator[pa.Table]:
@@ -182,9 +162,3 @@ def _embed(shuffle: Shuffle, encoder: Encoder, rows: pa.Table, workers: int) -> 
 def _schema(dims: int) -> pa.Schema:
     numbers = [pa.field(name, pa.uint64()) for name in ("cell", "address", "id", "rank")]
     return pa.schema([*numbers, pa.field("vector", pa.binary(2 * dims * 4))])
-
-
-def _array_bytes(array: Floats) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()

@@ -7,7 +7,6 @@ dissimilar, and the name of a class is seldom like its members.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from components.core import storage
+from components.core.arrays import read_array, write_array
 from components.core.errors import InputError
 from components.core.fingerprint import code_digest, digest_json
 from components.core.manifest import Dataset, Shard, ShardOutput, ShardTask, build_dataset
@@ -116,23 +116,12 @@ def _score_group(
     for index, made in zip(
         pending, score_tables([tables[index] for index in pending], teachers, workers, bar), strict=True
     ):
-        storage.write_bytes(files[index], _array_bytes(made))
+        write_array(files[index], made)
     for table, file in zip(tables, files, strict=True):
-        _count(counts, table, _read_scores(file), teachers)
+        _count(counts, table, read_array(file), teachers)
     return [
         ShardTask(shard.name, key, Scored(shard, file)) for shard, key, file in zip(group, keys, files, strict=True)
     ]
-
-
-def _array_bytes(array: Scores) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def _read_scores(uri: str) -> Scores:
-    scores: Scores = np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)
-    return scores
 
 
 def _count(counts: Counts, table: pa.Table, scores: Scores, teachers: Teachers) -> None:
@@ -147,7 +136,7 @@ def _count(counts: Counts, table: pa.Table, scores: Scores, teachers: Teachers) 
 
 def _write_shard(task: ShardTask, dataset: Dataset, params: ScoreParams) -> list[ShardOutput]:
     shard = task.payload.shard
-    scores = _read_scores(task.payload.scores)
+    scores = read_array(task.payload.scores)
     table = dataset.read_shard(shard)
     finite = np.isfinite(scores)
     column = pa.array(scores, pa.float32(), mask=~finite)
