@@ -19,7 +19,7 @@ STAGES = {
     "normalise": ("filter.normalise", "filter.texts", "core.textnorm"),
     "language": ("filter.language",),
     "length, heuristics, pairs": ("filter.rules", "filter.characters", "filter.mojibake", "filter.boilerplate"),
-    "classifiers, domains": ("filter.classification", "filter.domains", "core.classifier"),
+    "classifiers, domains": ("filter.classification", "filter.domains", "core.classifier", "core.hashed"),
     "fluency": ("filter.fluency",),
     "duplicates": (
         "filter.duplicates",

@@ -38,7 +38,8 @@ ENOUGH_CHARACTERS = 100_000  # a script with fewer in the sample is not judged
 _KINDS = 20_000  # characters that a text may hold; spreads what is left for those that were not seen
 _START, _END = "\x02", "\x03"  # no cleaned text holds them
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-_BATCH_CHARACTERS = 1 << 18
+_BATCH_CHARACTERS = 1 << 16
+_CONTEXT_BITS = max(TABLE_BITS)
 
 Counts = NDArray[np.uint32]
 Figures = NDArray[np.float32]
@@ -47,7 +48,8 @@ Figures = NDArray[np.float32]
 @dataclass(frozen=True)
 class Sample:
     """N-grams of one shard's sampled texts, by order: cells [G] of the tables that they fall into, sorted, how often,
-    and the cell of their context in the table before. `characters` counts by script."""
+    and the cell of their context in the table before: of n-grams that share a cell, the lowest. `characters` counts by
+    script."""
 
     cells: list[NDArray[np.int64]]
     counts: list[Counts]
@@ -168,15 +170,29 @@ def sample(table: pa.Table, share: float) -> Sample:
     texts = [_read(text) for text in sides.unique().to_pylist() if text]
     texts = sorted({text for text, taken in zip(texts, sampled(texts, share), strict=True) if taken})
     scripts = scripts_of(class_counts(texts))
-    parts = [_cells(texts[part], scripts[part])[0] for part in batches(texts, _BATCH_CHARACTERS)]
     found = Sample([], [], [], np.bincount(scripts, [len(text) + 2 for text in texts], len(SCRIPTS)).astype(np.int64))
-    streams = [np.concatenate([np.empty(0, np.int64), *(part[order] for part in parts)]) for order in range(3)]
-    for order, stream in enumerate(streams):
-        cells, first, counts = np.unique(stream, return_index=True, return_counts=True)
-        found.cells.append(cells)
-        found.counts.append(counts.astype(np.uint32))
-        found.contexts.append(streams[order - 1][first - 1] if order else cells)
+    for order, packed in enumerate(_packed(texts, scripts)):
+        packed.sort()
+        cells = packed >> np.uint64(_CONTEXT_BITS)
+        first = np.flatnonzero(np.diff(cells, prepend=~cells[:1]))
+        found.cells.append(cells[first].astype(np.int64))
+        found.counts.append(np.diff(first, append=len(cells)).astype(np.uint32))
+        contexts = packed[first] & np.uint64((1 << _CONTEXT_BITS) - 1)
+        found.contexts.append(contexts.astype(np.int64) if order else found.cells[0])
     return found
+
+
+def _packed(texts: Sequence[str], scripts: NDArray[np.int64]) -> list[NDArray[np.uint64]]:
+    """The cell of every n-gram above that of its context, uint64 [S], by order: one sort then groups them."""
+    parts: list[list[NDArray[np.uint64]]] = [[np.empty(0, np.uint64)] for _ in TABLE_BITS]
+    for part in batches(texts, _BATCH_CHARACTERS):
+        cells, _ = _cells(texts[part], scripts[part])
+        for order, stream in enumerate(cells):
+            packed = stream << _CONTEXT_BITS
+            if order:
+                packed[1:] |= cells[order - 1][:-1]
+            parts[order].append(packed.view(np.uint64))
+    return [np.concatenate(part) for part in parts]
 
 
 def sampled(texts: Sequence[str], share: float) -> NDArray[np.bool_]:
