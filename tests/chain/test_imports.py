@@ -1,4 +1,4 @@
-"""Which part may import which: command → step → training → core; and no module needs more than the base install."""
+"""Which part may import which: command → step → training → core; what they import from elsewhere is declared."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,12 @@ ROOT = Path(__file__).parents[2]
 ROOMS = sorted(path.name for path in (ROOT / "components").iterdir() if (path / "__init__.py").is_file())
 COMMANDS = {place.split(".")[1] for place in cli.AROUND.values()}
 SHARED = {"core", "training"}
-# Import names of packages that are called otherwise.
-IMPORT_NAMES = {"pyyaml": "yaml"}
+# Parts of a declared package that have a distribution of their own, and what a person chooses to install.
+UNDECLARED = {
+    ("components/core/s3.py", "botocore"),
+    ("components/core/tracking.py", "sqlalchemy"),
+    ("components/ingest/extraction.py", "trafilatura"),
+}
 
 
 def imported(tree: ast.AST, lazily: bool = True) -> Iterator[str]:
@@ -39,6 +45,32 @@ def imported(tree: ast.AST, lazily: bool = True) -> Iterator[str]:
 def parsed(room: str) -> Iterator[tuple[str, ast.AST]]:
     for path in sorted((ROOT / "components" / room).rglob("*.py")):
         yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+
+
+def foreign(tree: ast.AST, lazily: bool = True) -> set[str]:
+    """The top names of what code imports from other projects."""
+    return {name.split(".")[0] for name in imported(tree, lazily)} - {*sys.stdlib_module_names, "components"}
+
+
+def declared(kind: str) -> set[str]:
+    """The distributions that the project, or any of its extras, asks for."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][kind]
+    requirements = listed if isinstance(listed, list) else [each for extra in listed.values() for each in extra]
+    return {plain(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
+
+
+@cache
+def installed() -> dict[str, list[str]]:
+    return dict(metadata.packages_distributions())
+
+
+def distributions(name: str) -> set[str]:
+    """The installed distributions that bring an import name."""
+    return {plain(each) for each in installed().get(name, [name])}
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def allowed(room: str) -> set[str]:
@@ -73,8 +105,12 @@ def test_no_module_takes_a_private_name_of_another(room: str) -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_importing_a_module_needs_the_base_install_only(room: str) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = [re.match(r"[\w-]+", requirement) for requirement in project["dependencies"]]
-    base = {IMPORT_NAMES.get(found[0], found[0].replace("-", "_")) for found in names if found}
-    needed = {(path, name.split(".")[0]) for path, tree in parsed(room) for name in imported(tree, lazily=False)}
-    assert not [(path, name) for path, name in needed if name not in {*base, *sys.stdlib_module_names, "components"}]
+    needed = {(path, name) for path, tree in parsed(room) for name in foreign(tree, lazily=False)}
+    assert not [(path, name) for path, name in needed if not distributions(name) & declared("dependencies")]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_what_is_imported_is_declared(room: str) -> None:
+    needed = {(path, name) for path, tree in parsed(room) for name in foreign(tree)} - UNDECLARED
+    every = declared("dependencies") | declared("optional-dependencies")
+    assert not [(path, name) for path, name in needed if not distributions(name) & every]
