@@ -11,7 +11,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from components.core import storage
-from components.core.carriers import Fault, Span, carrier_of, column_names, is_text, may_be_metadata, read_rows
+from components.core.carriers import Fault, Span, carrier_of, column_names, is_text, read_rows, row_files
 from components.core.errors import InputError, UsageError
 from components.core.pinned import digest
 from components.core.textnorm import normalise_key
@@ -156,8 +156,7 @@ def _smallest(table: _Table, taken: dict[str, str]) -> dict[str, str]:
 
 def _files(uri: str) -> list[str]:
     found = [info.uri for info in storage.list_files(uri)]
-    readable = [file for file in found if carrier_of(file) is not None]
-    readable = [file for file in readable if not may_be_metadata(file)] or readable
+    readable = row_files(found)
     if not readable:
         what = "no file that rows can be read from" if found else "no such file or folder"
         raise InputError(f"{uri}: {what}")

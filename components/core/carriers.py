@@ -8,7 +8,7 @@ one that stands for all that a damaged file does not give. Memory holds a batch 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -43,9 +43,10 @@ def carrier_of(uri: str) -> Carrier | None:
     return Carrier(form, compression)
 
 
-def may_be_metadata(uri: str) -> bool:
-    """Whether a file is taken for rows only where no other file is: `.json` beside data describes them."""
-    return uri.lower().rpartition("/")[2].endswith(".json")
+def row_files(uris: Iterable[str]) -> list[str]:
+    """Those of a folder's files that rows can be read from; `.json` beside other such files describes them."""
+    readable = [uri for uri in uris if carrier_of(uri) is not None]
+    return [uri for uri in readable if not uri.lower().endswith(".json")] or readable
 
 
 class Fault(NamedTuple):

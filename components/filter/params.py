@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from components.core.settings import Section
+from components.core.sources import Task
 from components.filter.verdict import REASONS
 
 DEFAULT = "default"
@@ -28,7 +29,6 @@ LanguageOrDefault = Annotated[str, Field(pattern=r"^(default|[a-z]{2,3})$")]
 Characters = Annotated[int, Field(ge=1)]
 CharactersByLanguage = Annotated[dict[LanguageOrDefault, Characters], BeforeValidator(_for_all_languages)]
 ShareByLanguage = Annotated[dict[LanguageOrDefault, Share], BeforeValidator(_for_all_languages)]
-Task = Literal["retri_contrast", "cosent", "cls_contrast"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from components.core.teacher import ScoreParams
 
+# The only task whose pairs a threshold applies to.
+THRESHOLDED = "retri_contrast"
 # Bins a unit of cosine; thresholds in steps of 0.025 fall on an edge.
 BINS = 40
 # Counts of count_bins by teacher and task.
@@ -35,7 +37,7 @@ def histogram_csv(counts: Counts, params: ScoreParams) -> bytes:
     writer.writerow(COLUMNS)
     for (teacher, task), bins in sorted(counts.items()):
         filled = np.flatnonzero(bins)
-        thresholded = task == "retri_contrast"
+        thresholded = task == THRESHOLDED
         label = teacher if thresholded else f"{teacher} ({task})"
         threshold = params.thresholds.get(teacher, "") if thresholded else ""
         for index in range(int(filled[0]), int(filled[-1]) + 1):

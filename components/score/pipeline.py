@@ -24,7 +24,7 @@ from components.core.progress import Progress
 from components.core.records import SCHEMA, reject_records
 from components.core.step import Context
 from components.core.teacher import ScoreParams
-from components.score.histogram import Counts, count_bins, histogram_csv
+from components.score.histogram import THRESHOLDED, Counts, count_bins, histogram_csv
 from components.score.scores import Scores, Teachers, score_tables
 
 # Shards are scored together up to this many rows, whose texts and vectors are in memory at once; a single shard may be
@@ -32,7 +32,6 @@ from components.score.scores import Scores, Teachers, score_tables
 GROUP_ROWS = 100_000
 # Scores of finished shards wait here, inside the output, until the dataset is committed.
 SCORES = "_scores"
-THRESHOLDED = "retri_contrast"
 COLUMNS = ["task", "text", "text_pos", "text_pair", "lang"]
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from components.core import storage
 from components.core.beir import beir_folder, is_beir
-from components.core.carriers import COMPRESSIONS, FORMATS, carrier_of, may_be_metadata
+from components.core.carriers import COMPRESSIONS, FORMATS, row_files
 from components.core.errors import InputError
 from components.core.fingerprint import digest_json, json_document
 from components.core.installed import STDLIB, find_package
@@ -71,11 +71,9 @@ def _files(entry: SourceParams, where: str, digests: FileDigests) -> ResolvedSou
     may_be_beir = entry.layout is None and entry.task in (None, "retri_contrast")
     if entry.layout == "beir" or entry.split or (may_be_beir and is_beir(uris)):
         return _beir(entry, found, digests)
-    readable = {uri for uri in uris if carrier_of(uri) is not None}
+    readable = set(row_files(uris))
     if not readable:
         raise InputError(f"{where}: {entry.uri}: {_nothing(entry.uri, len(found))}")
-    if not all(map(may_be_metadata, readable)):
-        readable = {uri for uri in readable if not may_be_metadata(uri)}
     inputs = [SourceInput(info.uri, _digest(info, digests), info.size) for info in found if info.uri in readable]
     return ResolvedSource(entry, tuple(inputs), tuple(uri for uri in uris if uri not in readable))
 
