@@ -7,11 +7,14 @@ operator. A text's score does not depend on the texts that are scored with it.
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -142,15 +145,14 @@ class _Sklearn:
 
     @classmethod
     def load(cls, path: Path, uri: str) -> _Sklearn:
-        from skops.io import get_untrusted_types, load
-
+        skops = _skops()
         if not zipfile.is_zipfile(path):
             raise InputError(f"{uri}: not a skops file")
         # skops knows the types of scikit-learn, numpy and scipy, and of Python those that run no code
-        untrusted = get_untrusted_types(file=path)
+        untrusted = skops.get_untrusted_types(file=path)
         if untrusted:
             raise InputError(f"{uri}: holds types that are not trusted: {', '.join(sorted(untrusted)[:5])}")
-        model = load(path, trusted=[])
+        model = skops.load(path, trusted=[])
         if not hasattr(model, "predict_proba"):
             raise InputError(f"{uri}: {type(model).__name__} gives no probabilities (predict_proba)")
         labels = tuple(str(label) for label in model.classes_)
@@ -163,6 +165,24 @@ class _Sklearn:
             second = self.hashed.probabilities(texts)
             return np.asarray(second if self.labels.index(label) else 1 - second, np.float32)
         return np.asarray(self.model.predict_proba(texts)[:, self.labels.index(label)], np.float32)
+
+
+class _NoTorch(MetaPathFinder):
+    """Says that PyTorch is not installed."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        if fullname == "torch":
+            raise ModuleNotFoundError("not wanted here", name="torch")
+
+
+def _skops() -> Any:
+    """skops.io, which loads every module of scikit-learn; one of them would load PyTorch, 200 MB in each worker."""
+    finder = _NoTorch()
+    sys.meta_path.insert(0, finder)
+    try:
+        return importlib.import_module("skops.io")
+    finally:
+        sys.meta_path.remove(finder)
 
 
 @dataclass(frozen=True)

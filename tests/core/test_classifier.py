@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,17 @@ def test_a_score_does_not_depend_on_the_batch(kinds: dict[str, tuple[Path, str]]
     assert together.tolist() == [float(classifier.scores([text])[0]) for text in texts]
     assert together[::-1].tolist() == classifier.scores(texts[::-1]).tolist()
     assert len(classifier.scores([])) == 0
+
+
+def test_a_classifier_of_scikit_learn_loads_no_pytorch(kinds: dict[str, tuple[Path, str]]) -> None:
+    """It would take more memory than all the rest of a worker; afterwards PyTorch is there for whoever wants it."""
+    path, label = kinds["sklearn"]
+    code = (
+        "import sys; from components.core.classifier import Classifier\n"
+        f"Classifier.open({str(path)!r}, {digest(str(path))!r}, {label!r})\n"
+        "assert 'torch' not in sys.modules\nimport torch; torch.zeros(1)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("kind", ["fasttext", "sklearn", "onnx map", "onnx text", "onnx tokens"])
