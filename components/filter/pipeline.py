@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from components.core import storage
+from components.core.build import ShardOutput, ShardTask, build_dataset
 from components.core.errors import InputError
 from components.core.execute import end_if_orphaned, map_ordered
 from components.core.fingerprint import code_digest, digest_json
-from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.manifest import Dataset
 from components.core.records import SCHEMA, reject_records
 from components.core.step import Context
 from components.core.suite import EvaluateParams, load_suite, suite_texts

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from components.core.build import ShardOutput
 from components.core.carriers import (
     Carrier,
     Fault,
@@ -22,7 +23,6 @@ from components.core.carriers import (
 )
 from components.core.errors import InputError
 from components.core.fingerprint import digest_json
-from components.core.manifest import ShardOutput
 from components.core.records import RAW_CHARACTERS, REJECTED_SCHEMA, SCHEMA, record_table, rejected_table
 from components.core.sources import ResolvedSource, SourceParams
 from components.core.textnorm import normalise_key

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from components.core import storage
+from components.core.build import ShardOutput, ShardTask, build_dataset
 from components.core.errors import InputError
 from components.core.fingerprint import code_digest
-from components.core.manifest import MANIFEST, Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.manifest import MANIFEST, Dataset
 from components.core.sources import RESOLVE, IngestParams, ResolvedSource, read_sources
 from components.core.step import Context
 from components.ingest.files import FilePart, file_parts, file_shards

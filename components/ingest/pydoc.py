@@ -15,10 +15,10 @@ from typing import Any
 
 import xxhash
 
+from components.core.build import ShardOutput
 from components.core.errors import InputError
 from components.core.fingerprint import digest_json
 from components.core.installed import Module, find_package
-from components.core.manifest import ShardOutput
 from components.core.records import record_table, rejected_table
 from components.core.sources import PYDOC, RESOLVE, ResolvedSource, SourceParams
 from components.ingest.holdout import is_held_out

@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from components.core import storage
 from components.core.arrays import read_array, write_array
+from components.core.build import ShardOutput, ShardTask, build_dataset
 from components.core.errors import InputError
 from components.core.fingerprint import code_digest, digest_json
-from components.core.manifest import Dataset, Shard, ShardOutput, ShardTask, build_dataset
+from components.core.manifest import Dataset, Shard
 from components.core.progress import Progress
 from components.core.records import SCHEMA, reject_records
 from components.core.step import Context

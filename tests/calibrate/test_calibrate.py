@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from components.calibrate.calibration import Calibration
 from components.calibrate.command import calibrate
 from components.calibrate.sample import PairSample, draw
+from components.core.build import ShardOutput, ShardTask, build_dataset
 from components.core.errors import InputError
-from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.manifest import Dataset
 from components.core.records import REJECTED_SCHEMA, record_table
 from components.core.teacher import ScoreParams
 

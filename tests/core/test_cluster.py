@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from components.core import cluster
+from components.core.build import build_dataset
 from components.core.errors import InputError, UsageError
 from components.core.execute import map_ordered, using, worker_count
-from components.core.manifest import build_dataset
 from tests.conftest import Embedmill
 from tests.core.test_manifest import in_pieces, tasks, tree
 

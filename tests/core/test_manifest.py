@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from components.core.build import ShardOutput, ShardTask, build_dataset
 from components.core.errors import InputError
-from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.manifest import Dataset
 from components.core.progress import Progress
 from components.core.records import record_table, rejected_table
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from components.core import storage
-from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.build import ShardOutput, ShardTask, build_dataset
+from components.core.manifest import Dataset
 from components.core.records import record_table, rejected_table
 
 SHARDS = 10_000

@@ -12,8 +12,9 @@ import pytest
 
 from components.core import s3 as store
 from components.core import storage
+from components.core.build import ShardOutput, ShardTask, build_dataset
 from components.core.errors import InputError
-from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.manifest import Dataset
 from components.core.records import record_table, rejected_table
 from tests.fixtures.seaweed import S3Bucket
 

@@ -15,8 +15,8 @@ import pytest
 from pydantic import ValidationError
 
 from components.core import storage
+from components.core.build import ShardOutput, ShardTask, build_dataset
 from components.core.errors import InputError, UsageError
-from components.core.manifest import ShardOutput, ShardTask, build_dataset
 from components.core.records import REJECTED_SCHEMA, record_table
 from components.core.suite import (
     RetrievalTask,

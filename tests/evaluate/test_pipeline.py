@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from components.core.build import ShardOutput, ShardTask, build_dataset
 from components.core.errors import UsageError
-from components.core.manifest import ShardOutput, ShardTask, build_dataset
 from components.core.records import REJECTED_SCHEMA, record_table
 from components.core.scoreboard import table
 from components.core.settings import RunParams

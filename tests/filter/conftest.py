@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.build import ShardOutput, ShardTask, build_dataset
+from components.core.manifest import Dataset
 from components.core.records import record_table, rejected_table
 from components.core.settings import RunParams
 from components.core.step import Context

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from components.core import storage
-from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.build import ShardOutput, ShardTask, build_dataset
+from components.core.manifest import Dataset
 from components.core.records import record_table, reject_records, rejected_table
 from tests.fixtures.seaweed import S3Bucket
 

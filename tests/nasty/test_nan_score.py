@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.build import ShardOutput, ShardTask, build_dataset
+from components.core.manifest import Dataset
 from components.core.records import REJECTED_SCHEMA, record_table
 from components.core.settings import RunParams
 from components.core.step import Context

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from components.core import tracking
+from components.core.build import ShardOutput, ShardTask, build_dataset
 from components.core.fingerprint import digest_json
-from components.core.manifest import ShardOutput, ShardTask, build_dataset
 from components.core.records import record_table, rejected_table
 from components.core.settings import RunParams
 from components.core.step import Context

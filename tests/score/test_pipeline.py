@@ -20,8 +20,9 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from components.core.build import ShardOutput, ShardTask, build_dataset
 from components.core.errors import InputError, UsageError
-from components.core.manifest import Dataset, ShardOutput, ShardTask, build_dataset
+from components.core.manifest import Dataset
 from components.core.records import REJECTED_SCHEMA, record_table
 from components.core.settings import RunParams
 from components.core.step import Context

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from components.core.manifest import ShardOutput, ShardTask, build_dataset
+from components.core.build import ShardOutput, ShardTask, build_dataset
 from components.core.records import record_table, rejected_table
 from components.training.corpus import read_corpus
 
