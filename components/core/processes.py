@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import signal
 import tempfile
 import threading
 import time
@@ -46,7 +47,12 @@ class Processes:
 
     def submit(self, item: Any) -> Future[Any]:
         executor = _spare.pop() if _spare else _new_executor()
-        future: Future[Any] = executor.submit(self._call, item)
+        # A worker inherits the mask: Ctrl-C is for this process, and one that still imports would print a traceback
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            future: Future[Any] = executor.submit(self._call, item)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._busy[future] = executor
         return future
 
@@ -57,8 +63,8 @@ class Processes:
         error = future.exception()
         if isinstance(error, TerminatedWorkerError):
             executor.shutdown()
-            signal = re.search(r"SIG[A-Z0-9]+|EXIT\(\d+\)", str(error))
-            raise WorkerDied(signal.group() if signal else "cause unknown")
+            cause = re.search(r"SIG[A-Z0-9]+|EXIT\(\d+\)", str(error))
+            raise WorkerDied(cause.group() if cause else "cause unknown")
         _spare.append(executor)
 
     def result(self, future: Future[Any]) -> Any:
@@ -78,8 +84,11 @@ def close_idle() -> None:
 
 
 def _new_executor() -> Any:
+    from multiprocessing import resource_tracker
+
     from joblib.externals.loky import ProcessPoolExecutor
 
+    resource_tracker.ensure_running()  # its start resets the mask of signals
     # a worker that has grown by 100 MB is replaced between two items, which loky does well and then warns of
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
     _close_at_exit()

@@ -48,6 +48,15 @@ def invert(number: int) -> float:
     return 1 / number
 
 
+def test_workers_leave_ctrl_c_to_their_parent() -> None:
+    assert list(map_ordered(interrupt_oneself, range(2), 2)) == [0, 1]
+
+
+def interrupt_oneself(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    return number
+
+
 def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PARENT, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
