@@ -22,7 +22,7 @@ def classifier() -> None:
     """Classifiers that filter.safety and filter.quality judge rows with."""
 
 
-@classifier.command()
+@classifier.command(short_help="Train on labelled texts; write model and card.")
 @click.option("--data", "uris", multiple=True, required=True, metavar="URI", help="File or folder of rows; repeatable.")
 @click.option("--text", required=True, metavar="COLUMN", help="Column of the text.")
 @click.option("--label", required=True, metavar="COLUMN", help="Column of the label.")
@@ -116,7 +116,7 @@ def train(
     click.echo(f"- {{name: {name}, uri: {uri}, label: {name}, threshold: {used},\n   sha256: {result.sha256}}}")
 
 
-@classifier.command()
+@classifier.command(short_help="Print a label's probability for lines of text.")
 @click.argument("uri")
 @click.option("--label", required=True, help="Label whose probability is wanted.")
 @click.option(
@@ -133,7 +133,7 @@ def score(uri: str, label: str, texts: TextIO) -> None:
         click.echo(f"{value:.4f}\t{line}")
 
 
-@classifier.command("digest")
+@classifier.command("digest", short_help="Print the SHA-256 that params.yaml pins.")
 @click.argument("uri")
 def show_digest(uri: str) -> None:
     """Print the SHA-256 of a classifier or list, file or folder, as params.yaml wants it."""

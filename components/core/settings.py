@@ -94,6 +94,8 @@ def parse_section(name: str, model: type[Section], value: Any, origin: str) -> S
             raise UsageError(f"{where}: unknown key; {_suggest(str(keys[-1]), allowed)}") from None
         found = "" if first["type"] == "missing" else f", found {first['input']!r}"
         message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if first["type"] == "model_type":  # pydantic would name our class
+            message = "should be a mapping of keys"
         raise UsageError(f"{where}: {message[:1].lower()}{message[1:]}{found}") from None
 
 

@@ -101,7 +101,11 @@ class SourceParams(Section):
         default_factory=dict, description="Files: column of the file → value; other rows are dropped."
     )
     labels: dict[str, float] = Field(default_factory=dict, description="Files: label text → number (cosent).")
-    lang: str | None = Field(default=None, description="Language of every row, ISO 639-1; by default it is detected.")
+    lang: str | None = Field(
+        default=None,
+        pattern=r"^[a-z]{2,3}$",
+        description="Language of every row, ISO 639 code such as en or zh; by default it is detected.",
+    )
     holdout: float = Field(
         default=0.0, ge=0, lt=1, description="Share kept for evaluation: of pydoc's modules, of files' distinct texts."
     )

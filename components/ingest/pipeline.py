@@ -67,7 +67,7 @@ def check_sources(sources: Sequence[ResolvedSource], datasets: Sequence[Dataset]
         uri, title = source.params.uri, source.params.title
         names = [name for name in rows_in if name == title or (source.params.is_pydoc and name.startswith(f"{title}."))]
         if not any(rows_in[name] for name in names):
-            raise InputError(f"{uri}: source {title!r} is empty: {len(source.inputs)} inputs, not one row")
+            raise InputError(f"{uri}: source {title!r} is empty: not one row (inputs: {len(source.inputs)})")
         if not any(rows_out[name] for name in names):
             raise InputError(f"{uri}: {_why_nothing(title, datasets[0])}")
 
@@ -81,6 +81,6 @@ def _why_nothing(title: str, dataset: Dataset) -> str:
     rejected = dataset.read_rejected([shard]).to_pylist()
     example = next(row for row in rejected if (row["source"], row["reason"]) == (title, reason))
     return (
-        f"not one of {reasons.total():,} rows of source {title!r} can be used; most often {reason} ({rows:,} rows), "
+        f"no row of source {title!r} can be used; most often {reason} ({rows:,} of {reasons.total():,}), "
         f"first in row {example['offset']} of {example['detail']}"
     )

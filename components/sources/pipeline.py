@@ -166,7 +166,9 @@ def _packages(entry: SourceParams, where: str) -> Iterator[SourceInput]:
 def _nothing(uri: str, others: int) -> str:
     suffixes = f"{', '.join(f'.{each}' for each in FORMATS)} (or with {', '.join(f'.{each}' for each in COMPRESSIONS)})"
     if others:
-        return f"no file that rows can be read from among {others}; wanted {suffixes}"
+        return f"no file that rows can be read from (others: {others}); wanted {suffixes}"
     if any(character in uri for character in storage.MAGIC):
         return "the pattern matches no file"
+    if storage.is_local(uri) and storage.local_path(uri).is_dir():
+        return "the folder is empty"
     return "no such file, folder or prefix" if storage.is_local(uri) else "no object with this key or prefix"

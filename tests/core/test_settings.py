@@ -26,7 +26,8 @@ class Outer(Section):
         ({"min_characters": "many"}, "p.yaml: outer.min_characters: should be a valid integer"),
         ({"sources": [{"uri": "a"}, {"url": "b"}]}, "p.yaml: outer.sources.1.uri: field required"),
         ({"sources": [{"uri": "a", "wait": 1}]}, "p.yaml: outer.sources.0.wait: unknown key; did you mean weight?"),
-        (["a"], "p.yaml: outer: should be a valid dictionary"),
+        (["a"], "p.yaml: outer: should be a mapping of keys, found"),
+        ({"sources": ["a.jsonl"]}, "p.yaml: outer.sources.0: should be a mapping of keys, found 'a.jsonl'"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_file_key_and_remedy(value: object, message: str) -> None:

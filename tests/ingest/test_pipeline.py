@@ -232,14 +232,14 @@ def test_a_second_run_keeps_finished_shards(ingest: Ingest, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.jsonl", b"", r"a.jsonl: source 'a' is empty: 1 inputs, not one row"),
+        ("a.jsonl", b"", r"a.jsonl: source 'a' is empty: not one row \(inputs: 1\)"),
         ("a.csv", b"query,pos\n", r"a.csv: source 'a' is empty"),
-        ("a.jsonl", b"{'query': 'x'}\nxx\n", r"not one of 2 rows .* not_json \(2 rows\), first in row 0 of a.jsonl"),
-        ("a.jsonl", json_lines([{"q": 1}] * 3 + [5]), r"missing_column \(3 rows\), .* no column .*columns found: q"),
+        ("a.jsonl", b"{'query': 'x'}\nxx\n", r"most often not_json \(2 of 2\), first in row 0"),
+        ("a.jsonl", json_lines([{"q": 1}] * 3 + [5]), r"missing_column \(3 of 4\), .* no column .*columns found: q"),
         ("a.csv", b"query,hit\nq,p\n", r"a.csv: no column 'pos' or 'positive' .*columns found: hit, query"),
-        ("a.jsonl.gz", gzip.compress(json_lines(PAIRS))[:12], r"truncated \(1 rows\), .* a.jsonl.gz: the .gz data"),
-        ("a.parquet", b"PAR1 but not really", r"corrupt \(1 rows\), .*a.parquet: not a readable .parquet file"),
-        ("a.json", b'[{"query": "q", "pos": "p"}]', r"json_array \(1 rows\), .* a.json: the file is one JSON array"),
+        ("a.jsonl.gz", gzip.compress(json_lines(PAIRS))[:12], r"truncated \(1 of 1\), .* a.jsonl.gz: the .gz data"),
+        ("a.parquet", b"PAR1 but not really", r"corrupt \(1 of 1\), .*a.parquet: not a readable .parquet file"),
+        ("a.json", b'[{"query": "q", "pos": "p"}]', r"json_array \(1 of 1\), .* a.json: the file is one JSON array"),
     ],
 )  # fmt: skip
 def test_a_source_without_use_stops_the_step(ingest: Ingest, name: str, data: bytes, message: str) -> None:
@@ -313,5 +313,5 @@ def test_a_condition_takes_some_rows_and_counts_the_others(ingest: Ingest) -> No
     assert ledger["dropped"] == {"b": {"where": 1}, "positives": {"where": 3}}
     with pytest.raises(InputError, match=r"b\.csv: no column 'lable' for the source's 'where'; columns found: label, "):
         ingest({"uri": "b.csv", **positives, "where": {"lable": 1}})
-    with pytest.raises(InputError, match=r"most often where \(6 rows\), first in row 0 of a\.jsonl: does not meet"):
+    with pytest.raises(InputError, match=r"most often where \(6 of 6\), first in row 0 of a\.jsonl: does not meet"):
         ingest({"uri": "a.jsonl", **positives, "where": {"label": 9}})

@@ -30,6 +30,7 @@ JSONL = {"uri": "a.jsonl", "task": "cosent"}
         ([{**JSONL, "task": "sts"}], r"ingest\.sources\.0\.task: .*'retri_contrast'"),
         ([{**JSONL, "column": {}}], r"ingest\.sources\.0\.column: unknown key; did you mean columns\?"),
         ([{**JSONL, "columns": {"query": "q"}}], r"ingest\.sources\.0\.columns\.query"),
+        ([{**JSONL, "lang": "english"}], r"ingest\.sources\.0\.lang: "),
         ([{**JSONL, "holdout": 1.5}], r"ingest\.sources\.0\.holdout: .*less than 1"),
         ([JSONL, {**JSONL, "uri": "b/a.csv"}], r"ingest: sources 0 and 1 are both named 'a'; give one a name"),
         ([], r"ingest\.sources: .*at least 1"),

@@ -108,13 +108,18 @@ def test_an_unchanged_file_is_read_once(resolve: Resolve, monkeypatch: pytest.Mo
     [
         ("none.jsonl", r"ingest\.sources\[1\]: none\.jsonl: no such file, folder or prefix"),
         ("*.parquet", r"ingest\.sources\[1\]: \*\.parquet: the pattern matches no file"),
-        ("docs", r"ingest\.sources\[1\]: docs: no file that rows can be read from among 1; wanted \.jsonl, \.csv"),
+        (
+            "docs",
+            r"ingest\.sources\[1\]: docs: no file that rows can be read from \(others: 1\); wanted \.jsonl, \.csv",
+        ),
         ("docs/a.md", r"ingest\.sources\[1\]: docs/a\.md: no file that rows can be read from"),
+        ("void", r"ingest\.sources\[1\]: void: the folder is empty"),
         ("ftp://x/y.csv", r"ftp://x/y\.csv: only local paths, file://, s3://"),
     ],
 )
 def test_an_entry_that_leads_nowhere_is_named(resolve: Resolve, uri: str, message: str) -> None:
     write("a.jsonl", "docs/a.md")
+    Path("void").mkdir()
     with pytest.raises(InputError, match=message):
         resolve(files("a.jsonl"), files(uri, name="wrong"))
 
