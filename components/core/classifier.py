@@ -31,6 +31,7 @@ FASTTEXT_LABEL = "__label__"
 EVERY_LABEL = {"k": -1, "threshold": -1.0}  # at a threshold of 0 fastText leaves out what is below 1e-5
 MAX_TOKENS = 512
 BATCH_TEXTS = 64
+PART_TEXTS = 4096  # that a model is given at once: some take kilobytes for each
 
 Scores = NDArray[np.float32]
 
@@ -67,7 +68,8 @@ class Classifier:
         """Probability of the label for each text, float32 [N] in [0, 1]. Raises InputError if the model gives NaN."""
         if not texts:
             return np.empty(0, np.float32)
-        scores = self.backend.scores(texts, self.label)
+        parts = (texts[start : start + PART_TEXTS] for start in range(0, len(texts), PART_TEXTS))
+        scores: Scores = np.concatenate([self.backend.scores(part, self.label) for part in parts])
         if np.isnan(scores).any():
             text = texts[int(np.isnan(scores).argmax())]
             raise InputError(f"{self.uri}: gives NaN for the text {text[:80]!r}")

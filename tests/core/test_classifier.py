@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from components.core import classifier as classifiers
 from components.core.classifier import Classifier, labels_of
 from components.core.errors import InputError, UsageError
 from components.core.pinned import digest
@@ -136,7 +137,9 @@ def test_onnx_probabilities_are_those_of_the_graph(kinds: dict[str, tuple[Path, 
 
 
 @pytest.mark.parametrize("kind", ["fasttext", "sklearn", "onnx map", "onnx text", "onnx tokens"])
-def test_a_score_does_not_depend_on_the_batch(kinds: dict[str, tuple[Path, str]], kind: str) -> None:
+def test_a_score_does_not_depend_on_the_batch(
+    kinds: dict[str, tuple[Path, str]], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, label = kinds[kind]
     classifier = Classifier.open(str(path), digest(str(path)), label)
     texts = [text or "a" for text in [*LANGUAGES, *WORDS]] * 20
@@ -144,6 +147,8 @@ def test_a_score_does_not_depend_on_the_batch(kinds: dict[str, tuple[Path, str]]
     assert together.tolist() == [float(classifier.scores([text])[0]) for text in texts]
     assert together[::-1].tolist() == classifier.scores(texts[::-1]).tolist()
     assert len(classifier.scores([])) == 0
+    monkeypatch.setattr(classifiers, "PART_TEXTS", 7)
+    assert classifier.scores(texts).tolist() == together.tolist()
 
 
 def test_a_classifier_of_scikit_learn_loads_no_pytorch(kinds: dict[str, tuple[Path, str]]) -> None:
