@@ -18,6 +18,7 @@ from components.core.reproduce import reproduce
 
 LOCK_FILE = Path("dvc.lock")
 METRICS = Path("reports/evaluate/metrics.json")
+MODEL = "models/export"
 EXAMPLES = Path("reports/evaluate/examples.json")
 VERSION = Path("reports/register/version.json")
 SEARCHES = 3
@@ -49,24 +50,27 @@ def run(targets: tuple[str, ...]) -> None:
 def summary() -> Iterator[str]:
     """What a person wants to know at the end: the scores, three searches, and where everything is."""
     from components.core.scoreboard import table
+    from components.search.search import CHAMPION
 
     version = _read(VERSION)
     yield "\n" + table(_read(METRICS))
-    yield from searches()
-    yield f"\nModel     models/export  (MLflow: {version['name']} version {version['version']}, gate {version['gate']})"
+    # a model that the gate refused is no champion, and there may be none yet
+    refused = version["gate"] != "passed"
+    yield from searches(MODEL if refused else CHAMPION)
+    yield f"\nModel     {MODEL}  (MLflow: {version['name']} version {version['version']}, gate {version['gate']})"
     yield "Report    reports/report.html"
-    yield 'Search    embedmill search "what you are looking for"'
+    yield f'Search    embedmill search {f"--model {MODEL} " if refused else ""}"what you are looking for"'
 
 
-def searches() -> Iterator[str]:
-    """Queries among the suite's examples that fit a line, with what the champion finds for them in the whole corpus."""
+def searches(model: str) -> Iterator[str]:
+    """Queries among the suite's examples that fit a line, with what the model finds for them in the whole corpus."""
     from components.search.search import search
 
     queries = [example["query"] for example in sorted(_read(EXAMPLES), key=lambda example: example["rank"])]
     # sorting by whether they fit keeps the others for a suite that has no query of that length
     for query in sorted(queries, key=lambda query: not 20 < len(query) < 90)[:SEARCHES]:
         yield f"\n? {query}"
-        for hit in search(query, k=HITS):
+        for hit in search(query, k=HITS, model=model):
             yield f"  {hit.score:.2f}  {hit.title}"
 
 
