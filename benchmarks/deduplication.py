@@ -21,7 +21,7 @@ from benchmarks.measure import Result, Table, interleaved, versions
 THRESHOLD = 0.8
 BAND = (0.80, 0.85)  # Jaccard of the planted pairs that must be found
 BELOW = (0.60, 0.75)  # of planted pairs that must stay
-DOCUMENTS, PLANTED, EXACT, APART = 8000, 1000, 400, 600
+DOCUMENTS, PLANTED, EXACT, APART = 13_000, 1600, 650, 950
 REPEATS = 3
 OURS, OURS_WHOLE = "embedmill", "embedmill, the whole filter step"
 # What of the filter step is no deduplication: the rules, which run whether there are duplicates or not.
