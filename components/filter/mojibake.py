@@ -42,11 +42,13 @@ def _gbk(leads: range) -> str:
     return "".join(code.decode("gbk", "ignore") for code in codes)
 
 
+_NOT_GBK = re.compile(r"[\x00-\x7f\ufffd]+")
 _ACCENTED = _gbk(range(0xC2, 0xC4))
-_IN_WORD = f"[A-Za-z][{_ACCENTED}]"
+_IN_WORD = re.compile(f"[A-Za-z][{_ACCENTED}]")
+_ASCII_LETTER = re.compile("[A-Za-z]")
 _IDEOGRAPH = re.compile("[\u4e00-\u9fff]")
 # RE2 finds the few texts worth a look; ideographs of UTF-8 begin with E3–E9
-_SUSPECT = f"{_MARKS.pattern}|[{_gbk(range(0xE3, 0xEA))}]|{_IN_WORD}"
+_SUSPECT = f"{_MARKS.pattern}|[{_gbk(range(0xE3, 0xEA))}]|{_IN_WORD.pattern}"
 
 
 def mojibake_shares(texts: Sequence[str]) -> NDArray[np.float64]:
@@ -70,7 +72,7 @@ def _is_trace(match: str) -> bool:
 
 def _utf8_as_gbk(text: str) -> float:
     """Characters of a text that is, for the most part, UTF-8 read as GBK: one for each two of its bytes."""
-    data = re.sub(r"[\x00-\x7f\ufffd]", "", text).encode("gb18030", "replace")
+    data = _NOT_GBK.sub("", text).encode("gb18030", "replace")
     meant = sum(character > "\u07ff" for character in data.decode("utf-8", "ignore"))
     return min(1.5 * meant, len(text)) if meant >= 2 and 3 * meant > len(data) / 2 else 0
 
@@ -78,5 +80,7 @@ def _utf8_as_gbk(text: str) -> float:
 def _accents_as_gbk(text: str) -> int:
     """Ideographs in the words of a text of Latin letters, if it has no others."""
     found = _IDEOGRAPH.findall(text)
-    latin = 4 * len(found) < sum(character.isascii() and character.isalpha() for character in text)
-    return len(re.findall(_IN_WORD, text)) if latin and all(each in _ACCENTED for each in found) else 0
+    if 5 * len(found) > len(text) or not all(each in _ACCENTED for each in found):
+        return 0
+    latin = 4 * len(found) < len(_ASCII_LETTER.findall(text))
+    return len(_IN_WORD.findall(text)) if latin else 0

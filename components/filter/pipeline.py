@@ -91,7 +91,7 @@ def run(context: Context) -> None:
         for source, codes in shard["codes"].items():
             counts.setdefault(source, Counter()).update({int(code): rows for code, rows in codes.items()})
     storage.write_bytes(context.outputs["funnel"], funnel.funnel_csv(sum(counts.values(), Counter()), params))
-    _check_sources(context, ingest, counts, (*REASONS, *params.classifiers))
+    refusal = _check_sources(context, ingest, counts, (*REASONS, *params.classifiers))
 
     tasks = [
         ShardTask(shard.name, digest_json([shard.sha256, made["digest"]]), number)
@@ -101,6 +101,8 @@ def run(context: Context) -> None:
     work = partial(_write_shard, shuffle=shuffle, params=params)
     build_dataset(context.outputs["output"], "filter", tasks, work, fingerprint, context.workers, progress)
     storage.remove_tree(shuffle.area)
+    if refusal:  # only now, so that the rejected rows can be looked at
+        raise InputError(refusal)
 
 
 def _semantic_model(params: FilterParams) -> Encoder | None:
@@ -277,14 +279,15 @@ def _write_shard(task: ShardTask, shuffle: Shuffle, params: FilterParams) -> lis
 
 def _check_sources(
     context: Context, ingest: Dataset, counts: Mapping[str, Counter[int]], reasons: Sequence[str]
-) -> None:
-    """Say how many rows stay; warn of each source that loses every row, raise InputError if all do."""
+) -> str | None:
+    """Say how many rows stay; warn of each source that loses every row. Returns what is wrong if all do."""
     kept = sum(codes[KEPT] for codes in counts.values())
     for source, codes in sorted(counts.items()):
         if not codes[KEPT]:
             code, rows = min(codes.items(), key=lambda item: (-item[1], item[0]))
             line = f"source {source}: all {codes.total():,} rows were dropped, {rows:,} of them for {reasons[code]!r}"
             if not kept:
-                raise InputError(f"{ingest.uri}: no row is left to train on; {line}")
+                return f"{ingest.uri}: no row is left to train on; {line}"
             context.log(f"warning: {line}")
     context.log(f"{kept:,} of {ingest.rows:,} rows kept")
+    return None

@@ -153,7 +153,8 @@ def test_classes_of_rows_that_pass_nothing_are_reported(
     with pytest.raises(InputError, match=r"no row is left to train on; source .* of them for 'language'"):
         filtered(corpus(20), languages=["ko"], out="none")
     assert int(table(tmp_path / "none.funnel.csv")[-1]["rows"]) == 0
-    assert not (tmp_path / "none" / "manifest.json").exists()
+    rejected = Dataset.open(str(tmp_path / "none")).read_rejected()
+    assert set(rejected["reason"].to_pylist()) == {"language"}  # the rows can be looked at
 
 
 def test_an_input_without_rows_is_refused(filtered: Filter) -> None:
