@@ -146,7 +146,7 @@ class _Shard:
     def add(self, piece: Piece, number: int, row: dict[str, Any] | Fault) -> None:
         """Put a row where it belongs."""
         if not isinstance(row, Fault) and not self._columns.selects(row):
-            self._reject(piece, number, Fault("where", "does not meet the source's 'where'", "", "dropped"))
+            self._reject(piece, number, Fault("not_selected", "does not meet the source's 'where'", "", "dropped"))
             return
         records = row if isinstance(row, Fault) else self._columns.records(row)
         if isinstance(records, Fault):

@@ -29,26 +29,27 @@ def _show(datasets: tuple[str, ...], by_source: bool, source: str | None, as_jso
     manifests are read.
     """
     from components.ledger.datasets import open_datasets
-    from components.ledger.funnel import HEADER, funnel, table
+    from components.ledger.funnel import HEADER, funnel, source_table, table
 
     opened = open_datasets(datasets)
     sources = _sources(opened)
     if source is not None and source not in sources:
         raise UsageError(f"no rows of source {source!r}; there are {', '.join(sources)}")
-    groups: list[str | None] = list(sources) if by_source else [source]
-    funnels = {group: [funnel(each, group) for each in opened if _has(each, group)] for group in groups}
+    chosen = sources if source is None else [source]
+    groups: list[str | None] = list(chosen) if by_source else [source]
     if as_json:
-        _print_json(each.as_dict() for group in funnels.values() for each in group)
+        _print_json(funnel(each, group).as_dict() for group in groups for each in opened if _has(each, group))
         return
-    tables = {group: table(each) for group, each in funnels.items()}
-    lines_of_all = [line for lines in tables.values() for line in lines]
-    widths = [max(map(len, column)) for column in zip(HEADER, *lines_of_all, strict=True)]
-    for number, (group, lines) in enumerate(tables.items()):
-        if group is not None:
-            click.echo(("\n" if number else "") + click.style(f"source {group}", bold=True))
-        click.secho(_aligned(HEADER, widths), dim=True)
-        for line in lines:
-            click.secho(_aligned(line, widths), bold=not line[0].startswith(" ") and line[0] != "")
+    if by_source:
+        header, *lines = source_table(opened, chosen)
+    else:
+        header, lines = HEADER, table([funnel(each, source) for each in opened if _has(each, source)])
+        if source is not None:
+            click.secho(f"source {source}", bold=True)
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    click.secho(_aligned(header, widths), dim=True)
+    for line in lines:
+        click.secho(_aligned(line, widths), bold=not by_source and not line[0].startswith(" ") and line[0] != "")
 
 
 def _sample(reason: str, datasets: tuple[str, ...], rows: int, source: str | None, as_json: bool) -> None:
@@ -145,7 +146,7 @@ ledger = click.Group(
             "show",
             params=[
                 _DATASETS,
-                click.Option(["--by-source"], is_flag=True, help="One table for each source."),
+                click.Option(["--by-source"], is_flag=True, help="One table with a line for each source."),
                 _SOURCE,
                 _JSON,
             ],

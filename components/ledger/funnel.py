@@ -92,6 +92,7 @@ def _losses(ledger: Ledger, source: str | None) -> Iterator[Loss]:
         yield from (Loss(reason, kind, rows) for reason, rows in total.items() if rows)
 
 
+MAIN_REASONS = 3  # of a source, in the table of all sources
 HEADER = ("stage", "rows in", "rows out", "kept", "lost", "of rows in", "reason")
 
 
@@ -116,6 +117,27 @@ def table(funnels: list[Funnel]) -> list[tuple[str, ...]]:
                 reason = loss.reason if loss.kind == "dropped" else f"{loss.reason} (quarantined)"
                 lines.append((name, *numbers, _count(loss.rows), _percent(loss.rows, each.rows_in), reason))
                 name, numbers = "", ("", "", "")
+    return lines
+
+
+def source_table(datasets: Sequence[Dataset], sources: Sequence[str]) -> list[tuple[str, ...]]:
+    """Header and cells of a table with a line for each source: rows into the first of the datasets that has it, rows
+    that each dataset kept, the share that the last one with it kept, and the MAIN_REASONS most frequent reasons.
+    """
+    lines = [("source", "rows in", *(each.step for each in datasets), "kept", "lost for")]
+    for source in sources:
+        found = [funnel(each, source) if source in each.ledger.rows_in else None for each in datasets]
+        there = [each for each in found if each is not None]
+        lost: Counter[str] = Counter()
+        for each in there:
+            lost.update({loss.reason: loss.rows for stage in each.stages for loss in stage.lost})
+        ranked = sorted(lost.items(), key=lambda item: (-item[1], item[0]))
+        reasons = [f"{reason} {_count(rows)}" for reason, rows in ranked[:MAIN_REASONS]]
+        if ranked[MAIN_REASONS:]:
+            reasons.append(f"{len(ranked) - MAIN_REASONS} more")
+        kept = ("–" if each is None else _count(each.rows_out) for each in found)
+        share = _percent(there[-1].rows_out, there[0].rows_in)
+        lines.append((source, _count(there[0].rows_in), *kept, share, ", ".join(reasons)))
     return lines
 
 

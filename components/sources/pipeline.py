@@ -48,7 +48,11 @@ def run(ctx: Context) -> None:
     _replace(ctx.outputs["output"], encode_sources(sources))
     _replace(ctx.outputs["suite"], json_document(suite))
     inputs = sum(len(source.inputs) for source in sources)
-    ctx.log(f"{len(sources)} sources, {inputs} inputs")
+    ctx.log(f"{_count(len(sources), 'source')}, {_count(inputs, 'input')}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def resolve(entry: SourceParams, where: str, digests: FileDigests) -> list[ResolvedSource]:

@@ -310,8 +310,10 @@ def test_a_condition_takes_some_rows_and_counts_the_others(ingest: Ingest) -> No
     )
     ledger = train.ledger.as_dict()
     assert ledger["rows_out"] == {"a": 6, "b": 1, "positives": 3}
-    assert ledger["dropped"] == {"b": {"where": 1}, "positives": {"where": 3}}
+    assert ledger["dropped"] == {"b": {"not_selected": 1}, "positives": {"not_selected": 3}}
     with pytest.raises(InputError, match=r"b\.csv: no column 'lable' for the source's 'where'; columns found: label, "):
         ingest({"uri": "b.csv", **positives, "where": {"lable": 1}})
-    with pytest.raises(InputError, match=r"most often where \(6 of 6\), first in row 0 of a\.jsonl: does not meet"):
+    with pytest.raises(
+        InputError, match=r"most often not_selected \(6 of 6\), first in row 0 of a\.jsonl: does not meet"
+    ):
         ingest({"uri": "a.jsonl", **positives, "where": {"label": 9}})

@@ -101,15 +101,36 @@ def test_columns_are_aligned(embedmill: Embedmill, chain_data: Path) -> None:
     assert {len(line[:end].rstrip()) for line in lines if line[:1] != " "} == {end}
 
 
-def test_one_table_a_source_and_only_the_sources_a_dataset_has(embedmill: Embedmill, chain_data: Path) -> None:
-    shown = cells(embedmill("ledger", "show", "filter", "score", "--by-source").stdout)
-    assert shown[0] == ["source faq"]
-    assert ["near_duplicates", "90", "70", "77.8 %", "20", "22.2 %", "near_duplicate"] in shown
-    web = shown[shown.index(["source web"]) :]
-    assert ["filter", "60", "40", "66.7 %", "20", "33.3 %"] in web
-    assert not any("near_duplicate" in line for line in web)
-    only = cells(embedmill("ledger", "show", "filter", "--source", "web").stdout)
-    assert only[0] == ["source web"] and only[1:] == web[1 : len(only)]
+def test_one_line_a_source_tells_what_each_dataset_kept_and_why_not_the_rest(
+    embedmill: Embedmill, chain_data: Path
+) -> None:
+    write(chain_data / "faq_only", "score", {"faq": 69}, {("faq", "mismatch"): 1})
+    shown = cells(embedmill("ledger", "show", "ingest", "filter", "faq_only", "--by-source").stdout)
+    assert shown == [
+        ["source", "rows in", "ingest", "filter", "score", "kept", "lost for"],
+        ["faq", "90", "90", "70", "69", "76.7 %", "near_duplicate 20, mismatch 1"],
+        ["web", "60", "60", "40", "–", "66.7 %", "mojibake 13, language 7"],
+    ]
+    assert cells(embedmill("ledger", "show", "ingest", "filter", "--by-source", "--source", "web").stdout) == [
+        ["source", "rows in", "ingest", "filter", "kept", "lost for"],
+        ["web", "60", "60", "40", "66.7 %", "mojibake 13, language 7"],
+    ]
+
+
+def test_a_line_of_a_source_names_its_three_main_reasons(embedmill: Embedmill, tmp_path: Path) -> None:
+    lost = {("faq", reason): rows for reason, rows in (("urls", 2), ("symbols", 2), ("empty", 5), ("digits", 1))}
+    write(tmp_path / "filtered", "filter", {"faq": 10}, lost)
+    shown = cells(embedmill("ledger", "show", "filtered", "--by-source").stdout)
+    assert shown[1:] == [["faq", "20", "10", "50.0 %", "empty 5, symbols 2, urls 2, 1 more"]]
+
+
+def test_the_funnel_of_one_source_has_only_its_rows(embedmill: Embedmill, chain_data: Path) -> None:
+    shown = cells(embedmill("ledger", "show", "filter", "--source", "web").stdout)
+    assert shown[0] == ["source web"]
+    assert ["filter", "60", "40", "66.7 %", "20", "33.3 %"] in shown
+    assert not any("near_duplicate" in line for line in shown)
+    every = json.loads(embedmill("ledger", "show", "filter", "--by-source", "--json").stdout)
+    assert [(each["source"], each["rows_in"], each["rows_out"]) for each in every] == [("faq", 90, 70), ("web", 60, 40)]
 
 
 def test_json_says_the_same_to_a_program(embedmill: Embedmill, chain_data: Path) -> None:
