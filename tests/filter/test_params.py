@@ -21,7 +21,7 @@ def parse(**values: Any) -> FilterParams:
     ("values", "message"),
     [
         ({"min_character": 3}, "params.yaml: filter.min_character: unknown key; did you mean min_characters?"),
-        ({"safety": ["toxicity"]}, "params.yaml: filter.safety.0: should be a valid dictionary"),
+        ({"safety": ["toxicity"]}, "params.yaml: filter.safety.0: should be a mapping of keys"),
         ({"safety": [{**ENTRY, "treshold": 1}]}, "filter.safety.0.treshold: unknown key; did you mean threshold?"),
         ({"safety": [{k: ENTRY[k] for k in ENTRY if k != "sha256"}]}, "filter.safety.0.sha256: field required"),
         ({"quality": [{**ENTRY, "sha256": "abc"}]}, "filter.quality.0.sha256: string should match pattern"),
@@ -30,7 +30,7 @@ def parse(**values: Any) -> FilterParams:
         ({"quality": [{**ENTRY, "side": "both"}]}, "filter.quality.0.side: should be 'either', 'text' or 'other'"),
         ({"safety": [ENTRY], "quality": [ENTRY]}, "two reasons are named 'toxicity'; give the classifier another name"),
         ({"quality": [{**ENTRY, "name": "fluency"}]}, "two reasons are named 'fluency'"),
-        ({"blocked_domains": ["lists/ads.txt"]}, "filter.blocked_domains.0: should be a valid dictionary"),
+        ({"blocked_domains": ["lists/ads.txt"]}, "filter.blocked_domains.0: should be a mapping of keys"),
         ({"blocked_domains": [{"uri": "lists/ads.txt"}]}, "filter.blocked_domains.0.sha256: field required"),
         ({"fluency": {"max_excess": "high"}}, "filter.fluency.max_excess: should be a valid number"),
         ({"languages": ["English"]}, "filter.languages.0: "),

@@ -18,6 +18,8 @@ from tests.conftest import PROJECT
 from tests.ingest.conftest import json_lines
 
 MIB = 1 << 20
+# Most of it is Python, Arrow and a batch, whatever the size of the file; half a gigabyte is what may never be reached.
+LIMIT = 320 * MIB
 # Runs a step in a process of its own and prints the peak of its resident memory, in KiB, as Linux keeps it.
 RUN = """
 import sys
@@ -77,4 +79,4 @@ def test_memory_stays_far_below_the_size_of_a_file(tmp_path: Path, name: str) ->
     data = Dataset.open(str(tmp_path / "data/ingest"))
     assert data.rows == 270 * blocks
     assert len(data.shards) > 100
-    assert peak < text_bytes / 2
+    assert peak < LIMIT
