@@ -10,7 +10,7 @@ from benchmarks import measure
 def test_repeats_are_interleaved_and_their_median_counts() -> None:
     order: list[str] = []
 
-    def contestant(name: str, values: list[float]):  # type: ignore[no-untyped-def]
+    def contestant(name: str, values: list[float]):
         def once() -> float:
             order.append(name)
             return values.pop(0)

@@ -42,7 +42,7 @@ def test_jaccard_is_that_of_the_shingle_kernel() -> None:
         assert texts.jaccard(texts.shingles(one), texts.shingles(other)) == pytest.approx(kernel)
 
 
-def _index(value: int):  # type: ignore[no-untyped-def]
+def _index(value: int):
     import numpy as np
 
     return np.array([value])

@@ -138,7 +138,7 @@ def test_work_that_nobody_waits_for_any_more_is_ended(tmp_path: Path) -> None:
     results = map_ordered(partial(note_and_sleep, folder=str(tmp_path)), [0, 1], 2)
     assert next(results) == 0
     (worker,) = (int(path.name) for path in tmp_path.iterdir())
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
 

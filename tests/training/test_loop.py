@@ -103,7 +103,7 @@ def test_resumed_run_ends_with_the_same_bytes(
     save = Checkpoints.save
 
     def save_and_fail(self: Checkpoints, step: int, state: object) -> None:
-        save(self, step, state)  # type: ignore[arg-type]
+        save(self, step, state)
         if step >= stop:
             raise KeyboardInterrupt
 
