@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from components.training.corpus import ABSENT, Rows
+from components.training.fused import fused_info_nce
 from components.training.losses import class_contrast, cosent, distillation, matryoshka
 from components.training.plan import TaskRows
-from components.training.static import fused_info_nce
 
 if TYPE_CHECKING:
     from torch import Tensor
