@@ -15,14 +15,14 @@ from components.core.errors import InputError
 from components.core.fingerprint import digest_bytes, digest_json
 from components.core.manifest import Dataset
 from components.core.textnorm import text_ids
+from components.training.tokens import ABSENT as ABSENT
+from components.training.tokens import Rows as Rows
 from components.training.tokens import TokenStore, build_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from tokenizers import Tokenizer
 
-Rows = npt.NDArray[np.int64]
-ABSENT = -1
 _COLUMNS = ("task", "text", "text_pos", "text_neg", "text_pair", "label", "source", "lang", "meta")
 
 
