@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,14 +43,14 @@ def run(ctx: Context) -> None:
     ]
     checkpoints = Checkpoints(WORK / "checkpoints" / "finetune", digest_json(made_from))
     start = checkpoints.latest()
-    matryoshka = Matryoshka.of(config["matryoshka_dims"], params.reduction)
+    matryoshka = Matryoshka.of(config["matryoshka_dims"], params.matryoshka.reduction)
     objectives = _objectives(ctx, params, corpus, store, model, matryoshka)
     phase = Phase("finetune", objectives, params.epochs, Optimiser(params.lr, params.warmup), ctx.seed)
     if start:
         ctx.log(f"goes on after step {len(start.values['log'])}")
     tuned = StaticModel(model.tokenizer, start.tensors["weight"] if start else model.weight_VD.clone())
     with ctx.progress("finetune", len(phase.steps), "steps") as bar:
-        log = train(tuned, store, [phase], checkpoints, params.checkpoint_steps, bar.advance, start)
+        log = train(tuned, store, [phase], checkpoints, params.checkpoint.steps or sys.maxsize, bar.advance, start)
 
     # between the two models lies one that has learned the tasks and forgotten less than the tuned one
     tuned.weight_VD.lerp_(model.weight_VD, params.keep)

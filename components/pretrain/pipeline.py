@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from components.training.lanes import use_threads
 from components.training.loop import Optimiser, Phase, train
 from components.training.model import StaticModel, save_model
 from components.training.objectives import Distillation, Matryoshka, Retrieval
+from components.training.settings import longest
 from components.training.vectors import TEACHER_CACHE, encode_cached
 from components.training.vocabulary import learn_tokenizer, load_tokenizer
 
@@ -58,13 +60,15 @@ def run(ctx: Context) -> None:
         weight_VD = start.tensors["weight"]
         ctx.log(f"goes on after step {len(start.values['log'])}")
     else:
-        table_VD = initial_table(tokenizer, store, max(params.dims), ctx.seed, teachers, params.teacher_share)
+        table_VD = initial_table(
+            tokenizer, store, params.matryoshka.descending[0], ctx.seed, teachers, params.teacher_share
+        )
         weight_VD = torch.from_numpy(table_VD)
     model = StaticModel(tokenizer, weight_VD)
 
     with ctx.progress("pretrain", sum(len(phase.steps) for phase in phases), "steps") as bar:
-        log = train(model, store, phases, checkpoints, params.checkpoint_steps, bar.advance, start)
-    config = {"matryoshka_dims": sorted(params.dims, reverse=True), "training": corpus.provenance()}
+        log = train(model, store, phases, checkpoints, params.checkpoint.steps or sys.maxsize, bar.advance, start)
+    config = {"matryoshka_dims": params.matryoshka.descending, "training": corpus.provenance()}
     save_model(model, ctx.outputs["output"], config)
     write_losses(ctx.outputs["loss"], log)
     metrics = {
@@ -84,7 +88,7 @@ def _tokenizer(params: PretrainParams, corpus: Corpus) -> Tokenizer:
         tokenizer = learn_tokenizer(corpus.sample(params.sample_characters), params.vocab_size, params.min_frequency)
     else:
         tokenizer = load_tokenizer(params.tokenizer)
-    tokenizer.enable_truncation(params.max_tokens)
+    tokenizer.enable_truncation(longest(params.max_tokens))
     return tokenizer
 
 
@@ -111,9 +115,9 @@ def _distillation(
         vector_NE = encode_cached(teacher, texts, TEACHER_CACHE, ctx.workers, bar.advance)
     objective = Distillation(
         store.rows_of(texts),
-        principal_axes(vector_NE, max(params.dims), ctx.seed),
+        principal_axes(vector_NE, params.matryoshka.descending[0], ctx.seed),
         params.distill.batch_size,
-        Matryoshka.of(params.dims, params.reduction),
+        Matryoshka.of(params.matryoshka.descending, params.matryoshka.reduction),
     )
     optimiser = Optimiser(params.distill.lr, params.warmup)
     return Phase(f"distil {lang}", [objective], params.distill.epochs, optimiser, ctx.seed)
@@ -137,7 +141,7 @@ def _contrast(
         rows.repeat,
         params.contrast.batch_size,
         1 / params.contrast.temperature,
-        Matryoshka.of(params.dims, params.reduction),
+        Matryoshka.of(params.matryoshka.descending, params.matryoshka.reduction),
         params.precision == "bf16",
     )
     optimiser = Optimiser(params.contrast.lr, params.warmup)

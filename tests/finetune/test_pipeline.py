@@ -58,7 +58,7 @@ def test_threads_change_no_byte_and_negatives_do() -> None:
 
 
 def test_stopped_run_goes_on_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    undisturbed = finetune(checkpoint_steps=5)
+    undisturbed = finetune(checkpoint={"steps": 5})
     save = Checkpoints.save
 
     def save_and_fail(self: Checkpoints, step: int, state: Any) -> None:
@@ -68,8 +68,8 @@ def test_stopped_run_goes_on_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch) 
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Checkpoints, "save", save_and_fail)
-        finetune(checkpoint_steps=5)
-    assert finetune(checkpoint_steps=5) == undisturbed
+        finetune(checkpoint={"steps": 5})
+    assert finetune(checkpoint={"steps": 5}) == undisturbed
 
 
 def test_one_task_alone_is_enough() -> None:

@@ -132,7 +132,7 @@ def test_corpus_without_retrieval_pairs_still_gives_a_model() -> None:
 
 
 def test_stopped_process_goes_on_to_the_same_bytes(project: Path) -> None:
-    params = {**SMALL, "contrast": {"epochs": 60, "batch_size": 16}, "checkpoint_steps": 20}
+    params = {**SMALL, "contrast": {"epochs": 60, "batch_size": 16}, "checkpoint": {"steps": 20}}
     run_step("pretrain", {"pretrain": params})
     undisturbed = (project / WEIGHTS).read_bytes()
     (project / "models/pretrain/modules.json").unlink()
