@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from components.training.checkpoint import Checkpoints, State
+from components.core.errors import InputError
+from components.training import checkpoint
+from components.training.checkpoint import Cadence, Checkpoints, State
+from components.training.tensorfile import write_tensors
 
 
 def state(value: float) -> State:
     return State({"weight": torch.full((2, 2), value)}, {"log": [value]})
 
 
-def test_newest_of_the_last_two_is_resumed(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, "run")
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_newest_of_those_kept_is_resumed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "run", keep=2)
     for step in (1, 2, 10):
         checkpoints.save(step, state(step))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000002", "00000010"]
+    assert names(tmp_path) == ["00000002", "00000010"]
     latest = checkpoints.latest()
     assert latest is not None
     assert latest.tensors["weight"][0, 0] == 10
     assert latest.values == {"log": [10]}
 
 
+def test_best_checkpoint_outlives_the_others(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "run", keep=1)
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        checkpoints.save(step, state(step), best)
+    assert names(tmp_path) == ["00000002", "00000004"]
+    assert checkpoints.read(2).values == {"log": [2]}
+
+
 def test_checkpoint_of_another_run_is_ignored(tmp_path: Path) -> None:
     Checkpoints(tmp_path, "run").save(1, state(1))
-    assert Checkpoints(tmp_path, "changed").latest() is None
+    changed = Checkpoints(tmp_path, "changed")
+    assert changed.latest() is None
+    with pytest.raises(InputError, match="from another run"):
+        changed.read(1)
 
 
 @pytest.mark.parametrize("damage", ["state.safetensors", "state.json", "COMPLETE", "extra"])
@@ -40,14 +61,144 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage:
     latest = checkpoints.latest()
     assert latest is not None
     assert latest.values == {"log": [1]}
+    with pytest.raises(InputError, match="damaged"):
+        checkpoints.read(2)
 
 
 def test_half_written_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "run")
-    (tmp_path / ".partial").mkdir()
-    (tmp_path / ".partial" / "state.json").write_text("{")
+    (tmp_path / ".partial-00000007").mkdir()
+    (tmp_path / ".partial-00000007" / "state.json").write_text("{")
     assert checkpoints.latest() is None
+    assert names(tmp_path) == []
     checkpoints.save(1, state(1))
     assert checkpoints.latest() is not None
     checkpoints.clear()
     assert not tmp_path.exists()
+
+
+def slowly(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Writing of tensors waits until the event is set."""
+    let = threading.Event()
+
+    def write(*arguments: object) -> str:
+        assert let.wait(10)
+        return write_tensors(*arguments)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", write)
+    return let
+
+
+def test_training_goes_on_while_the_state_of_its_step_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let = slowly(monkeypatch)
+    checkpoints, weight = Checkpoints(tmp_path, "run"), torch.ones(2, 2)
+    checkpoints.start(1, State({"weight": weight}, {}))
+    assert checkpoints.busy
+    weight.zero_()
+    let.set()
+    checkpoints.wait()
+    assert not checkpoints.busy
+    assert checkpoints.read(1).tensors["weight"].tolist() == [[1, 1], [1, 1]]
+
+
+def test_state_too_large_for_a_copy_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "free_bytes", lambda: 15)
+    monkeypatch.setattr(checkpoint, "_copied", lambda tensors: pytest.fail("copied"))
+    checkpoints = Checkpoints(tmp_path, "run")
+    checkpoints.start(1, state(1))
+    assert not checkpoints.busy
+    assert checkpoints.read(1).values == {"log": [1]}
+
+
+def test_failed_write_is_one_clear_line_and_leaves_the_last_good_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "kept", "run")
+    checkpoints.save(1, state(1))
+
+    def full(folder: Path) -> None:
+        (folder / "state.safetensors").symlink_to("/dev/full")
+
+    checkpoints.start(2, State({"weight": torch.ones(4096)}, {}, write=full))
+    with pytest.raises(InputError, match="cannot be written \\(No space left on device\\)"):
+        checkpoints.wait()
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.values == {"log": [1]}
+
+
+def test_several_processes_write_one_checkpoint(tmp_path: Path) -> None:
+    both = [Checkpoints(tmp_path, "run", rank=rank, size=2) for rank in (0, 1)]
+
+    def parts(rank: int) -> State:
+        def write(folder: Path) -> None:
+            (folder / "engine").mkdir(exist_ok=True)
+            (folder / "engine" / f"of-{rank}.bin").write_bytes(bytes([rank]))
+
+        return State({"weight": torch.ones(3)}, {}, {"moment": torch.full((2,), float(rank))}, write)
+
+    both[0].start(5, parts(0))
+    time.sleep(0.1)
+    assert both[0].busy
+    assert not (tmp_path / "00000005").exists()
+    both[1].save(5, parts(1))
+    both[0].wait()
+    assert names(tmp_path / "00000005") == [
+        *("COMPLETE", "engine", "process-0000.safetensors", "process-0001.safetensors"),
+        *("state.json", "state.safetensors"),
+    ]
+    for rank in (0, 1):
+        latest = both[rank].latest()
+        assert latest is not None
+        assert latest.own["moment"].tolist() == [rank, rank]
+        assert latest.folder is not None
+        assert (latest.folder / "engine" / f"of-{rank}.bin").read_bytes() == bytes([rank])
+    with pytest.raises(InputError, match="parts of 2 processes, and there are 1 now"):
+        Checkpoints(tmp_path, "run").latest()
+    (tmp_path / "00000005" / "engine" / "of-1.bin").write_bytes(b"x")
+    assert both[0].latest() is None
+
+
+def test_state_that_is_the_same_everywhere_is_resumed_by_any_number_of_processes(tmp_path: Path) -> None:
+    both = [Checkpoints(tmp_path, "run", rank=rank, size=2) for rank in (0, 1)]
+    both[0].start(5, state(5))
+    both[1].save(5, state(5))
+    both[0].wait()
+    for rank in range(3):
+        latest = Checkpoints(tmp_path, "run", rank=rank, size=3).latest()
+        assert latest is not None
+        assert latest.values == {"log": [5]}
+
+
+def test_process_that_ended_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_GIVE_UP_SECONDS", 0.05)
+    first = Checkpoints(tmp_path, "run", rank=0, size=2)
+    first.start(1, state(1))
+    first.end(failed=True)
+    assert first.latest() is None
+    assert names(tmp_path) == []
+
+
+def test_checkpoints_are_due_by_steps_or_by_the_clock() -> None:
+    by_steps = Cadence(steps=3)
+    assert [step for step in range(1, 8) if by_steps.due(step)] == [3, 6]
+    by_clock = Cadence(minutes=1.0, last=time.monotonic() - 61)
+    assert [step for step in range(1, 4) if by_clock.due(step)] == [1]
+
+
+def test_tensors_are_read_by_the_library_as_they_were(tmp_path: Path) -> None:
+    tensors = {
+        "step": torch.tensor(3.0),
+        "half": torch.arange(3, dtype=torch.bfloat16),
+        "table": torch.arange(6, dtype=torch.float32).reshape(2, 3).T,
+        "many": torch.arange(5_000_000, dtype=torch.int64),
+        "none": torch.empty(0, 4),
+        "flags": torch.tensor([True, False, True]),
+    }
+    digest = write_tensors(tmp_path / "some.safetensors", tensors)
+    assert digest == checkpoint.digest_file(tmp_path / "some.safetensors")
+    read = load_file(tmp_path / "some.safetensors")
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor)
