@@ -13,12 +13,15 @@ from components.core.step import Context
 from components.finetune.params import FinetuneParams
 from components.training.checkpoint import Checkpoints
 from components.training.corpus import Corpus, RetrievalRows, read_corpus
+from components.training.engine import Optimiser
 from components.training.history import final_losses, write_losses, write_metrics
 from components.training.lanes import use_threads
-from components.training.loop import Optimiser, Phase, train
+from components.training.loop import Phase, train
 from components.training.mining import Window, mine, unit_vectors
 from components.training.model import StaticModel, load_model, save_model
 from components.training.objectives import ClassContrast, Matryoshka, Objective, Retrieval, Similarity
+from components.training.tokens import SidedTokens
+from components.training.trainee import StaticTrainee
 
 if TYPE_CHECKING:
     from components.training.tokens import TokenStore
@@ -47,10 +50,11 @@ def run(ctx: Context) -> None:
     objectives = _objectives(ctx, params, corpus, store, model, matryoshka)
     phase = Phase("finetune", objectives, params.epochs, Optimiser(params.lr, params.warmup), ctx.seed)
     if start:
-        ctx.log(f"goes on after step {len(start.values['log'])}")
+        ctx.log(f"goes on after step {start.values['step']}")
     tuned = StaticModel(model.tokenizer, start.tensors["weight"] if start else model.weight_VD.clone())
+    trainee, tokens = StaticTrainee(tuned.weight_VD), SidedTokens.same(store)
     with ctx.progress("finetune", len(phase.steps), "steps") as bar:
-        log = train(tuned, store, [phase], checkpoints, params.checkpoint.steps or sys.maxsize, bar.advance, start)
+        log = train(trainee, tokens, [phase], checkpoints, params.checkpoint.steps or sys.maxsize, bar.advance, start)
 
     # between the two models lies one that has learned the tasks and forgotten less than the tuned one
     tuned.weight_VD.lerp_(model.weight_VD, params.keep)

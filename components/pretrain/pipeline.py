@@ -15,12 +15,15 @@ from components.pretrain.params import PretrainParams
 from components.training.checkpoint import Checkpoints
 from components.training.corpus import Corpus, read_corpus
 from components.training.encoder import Encoder, open_encoder
+from components.training.engine import Optimiser
 from components.training.history import final_losses, write_losses, write_metrics
 from components.training.lanes import use_threads
-from components.training.loop import Optimiser, Phase, train
+from components.training.loop import Phase, train
 from components.training.model import StaticModel, save_model
 from components.training.objectives import Distillation, Matryoshka, Retrieval
 from components.training.settings import longest
+from components.training.tokens import SidedTokens
+from components.training.trainee import StaticTrainee
 from components.training.vectors import TEACHER_CACHE, encode_cached
 from components.training.vocabulary import learn_tokenizer, load_tokenizer
 
@@ -58,16 +61,16 @@ def run(ctx: Context) -> None:
     ]
     if start:
         weight_VD = start.tensors["weight"]
-        ctx.log(f"goes on after step {len(start.values['log'])}")
+        ctx.log(f"goes on after step {start.values['step']}")
     else:
         table_VD = initial_table(
             tokenizer, store, params.matryoshka.descending[0], ctx.seed, teachers, params.teacher_share
         )
         weight_VD = torch.from_numpy(table_VD)
     model = StaticModel(tokenizer, weight_VD)
-
+    trainee, tokens = StaticTrainee(weight_VD), SidedTokens.same(store)
     with ctx.progress("pretrain", sum(len(phase.steps) for phase in phases), "steps") as bar:
-        log = train(model, store, phases, checkpoints, params.checkpoint.steps or sys.maxsize, bar.advance, start)
+        log = train(trainee, tokens, phases, checkpoints, params.checkpoint.steps or sys.maxsize, bar.advance, start)
     config = {"matryoshka_dims": params.matryoshka.descending, "training": corpus.provenance()}
     save_model(model, ctx.outputs["output"], config)
     write_losses(ctx.outputs["loss"], log)

@@ -28,12 +28,14 @@ def fused_info_nce(
     weights: Sequence[float],
     mask_BM: Tensor | None = None,
     bf16: bool = False,
+    part: slice | None = None,
 ) -> tuple[float, Tensor, Tensor]:
     """Σ_k weights[k] · InfoNCE on the leading dims[k] dimensions, with its gradients: (loss, [B, D], [M, D]).
 
     The same value as ``losses.matryoshka`` of ``losses.info_nce`` with ``reduction="sum"``. ``dims`` ascend; dimensions
     beyond the last get no gradient. ``mask_BM`` True marks pairs that are no negatives. ``bf16`` rounds the operands of
-    the matrix products, never the softmax.
+    the matrix products, never the softmax. ``part`` leaves all but these queries to others: the results of parts that
+    cover the batch add up to its loss and gradients.
 
     With G_k the inner products of the leading d_k dimensions, S_k = scale · G_k / (|q|_k |p|_k) and A_k = ∂L/∂G_k, the
     gradient of query i in the dimensions of segment s is Σ_{k ≥ s} (A_k p − (A_k·G_k)_i q_i / |q_i|²_k).
@@ -82,7 +84,7 @@ def fused_info_nce(
         return loss
 
     def work(lane: int) -> tuple[float, Tensor, Tensor]:
-        mine, loss = share(count, lane), 0.0
+        mine, loss = share(count, lane, part), 0.0
         grad_passage_MD, along_passage_KM = torch.zeros_like(passage_MD), torch.zeros_like(inverse_passage_KM)
         for start in range(mine.start, mine.stop, _BLOCK):
             loss += block(slice(start, min(start + _BLOCK, mine.stop)), grad_passage_MD, along_passage_KM)

@@ -34,6 +34,7 @@ def in_lanes(work: Callable[[int], Result]) -> list[Result]:
     return list(_pool.map(work, range(LANES)))
 
 
-def share(count: int, lane: int) -> slice:
-    """The lane's contiguous part of ``count`` items; the parts cover all items and differ by at most one in size."""
-    return slice(count * lane // LANES, count * (lane + 1) // LANES)
+def share(count: int, lane: int, part: slice | None = None) -> slice:
+    """The lane's contiguous part of ``count`` items, or of those in ``part``; lanes differ by at most one."""
+    first, last = (0, count) if part is None else (part.start, part.stop)
+    return slice(first + (last - first) * lane // LANES, first + (last - first) * (lane + 1) // LANES)

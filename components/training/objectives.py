@@ -2,11 +2,14 @@
 
 Piccolo2's hybrid: retrieval pairs by InfoNCE with in-batch and hard negatives, graded pairs by CoSENT, classes by
 contrast with other label texts only; and distillation of a teacher's vectors. Each runs at all Matryoshka dimensions.
+
+Every process sees the embeddings of the whole batch and answers for a share of its rows: losses and gradients of all
+shares add up to those of the batch. A loss that does not split by rows is left to the process with the last rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +21,7 @@ from components.training.corpus import ABSENT, Rows
 from components.training.fused import fused_info_nce
 from components.training.losses import class_contrast, cosent, distillation, matryoshka
 from components.training.plan import TaskRows
+from components.training.tokens import PASSAGE, QUERY, SYMMETRIC, Texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,12 +46,17 @@ class Objective(Protocol):
 
     task: TaskRows
 
-    def texts(self, rows: Rows) -> Rows:
-        """Rows of the token store to embed for a batch, [T]."""
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """What is learned beside the model, by name; `loss` leaves gradients in ``.grad``."""
         ...
 
-    def loss(self, embedding_TD: Tensor, rows: Rows) -> tuple[float, Tensor]:
-        """Loss of the batch and its gradient [T, D]."""
+    def texts(self, rows: Rows) -> Texts:
+        """The texts to embed for a batch, [T]."""
+        ...
+
+    def loss(self, embedding_TD: Tensor, rows: Rows, share: slice) -> tuple[float, Tensor]:
+        """This share's part of the batch's loss, and of its gradient [T, D]."""
         ...
 
 
@@ -67,24 +76,22 @@ class Retrieval:
     ) -> None:
         self._query_N, self._positive_N, self._negative_NK = query_N, positive_N, negative_NK
         self._scale, self._matryoshka, self._bf16 = scale, matryoshka, bf16
+        self.parameters: Mapping[str, Tensor] = {}
         # queries and positives must be distinct in a batch: a repeated one would be a false negative
         texts = np.stack([query_N, positive_N], axis=1).astype(np.uint64)
         self.task = TaskRows("retri_contrast", texts, batch_size, repeat_N)
         self._related = Related(query_N, positive_N)
 
-    def texts(self, rows: Rows) -> Rows:
+    def texts(self, rows: Rows) -> Texts:
         """Queries, positives, then the distinct mined negatives that are no positive of the batch already."""
-        positive_B = self._positive_N[rows]
-        mined = np.unique(self._negative_NK[rows])
-        extra = np.setdiff1d(mined[mined != ABSENT], positive_B)
-        return np.concatenate([self._query_N[rows], positive_B, extra])
+        return Texts.concatenate([Texts.of(self._query_N[rows], QUERY), Texts.of(self._passages(rows), PASSAGE)])
 
-    def loss(self, embedding_TD: Tensor, rows: Rows) -> tuple[float, Tensor]:
+    def loss(self, embedding_TD: Tensor, rows: Rows, share: slice) -> tuple[float, Tensor]:
         """Every query against every positive and negative of the batch, save those known to be relevant to it."""
         import torch
 
         count = len(rows)
-        mask_BM = self._related.mask(self._query_N[rows], self.texts(rows)[count:])
+        mask_BM = self._related.mask(self._query_N[rows], self._passages(rows))
         loss, grad_query_BD, grad_passage_MD = fused_info_nce(
             embedding_TD[:count],
             embedding_TD[count:],
@@ -93,8 +100,14 @@ class Retrieval:
             self._matryoshka.weights,
             torch.from_numpy(mask_BM) if mask_BM.any() else None,
             self._bf16,
+            share,
         )
         return loss, torch.cat([grad_query_BD, grad_passage_MD])
+
+    def _passages(self, rows: Rows) -> Rows:
+        positive_B = self._positive_N[rows]
+        mined = np.unique(self._negative_NK[rows])
+        return np.concatenate([positive_B, np.setdiff1d(mined[mined != ABSENT], positive_B)])
 
 
 class Related:
@@ -131,13 +144,14 @@ class Similarity:
     ) -> None:
         self._left_N, self._right_N, self._label_N = left_N, right_N, label_N
         self._scale, self._matryoshka, self._weight = scale, matryoshka, weight
+        self.parameters: Mapping[str, Tensor] = {}
         self.task = TaskRows("cosent", np.zeros((len(left_N), 0), dtype=np.uint64), batch_size, repeat_N)
 
-    def texts(self, rows: Rows) -> Rows:
+    def texts(self, rows: Rows) -> Texts:
         """Left texts, then right texts."""
-        return np.concatenate([self._left_N[rows], self._right_N[rows]])
+        return Texts.of(np.concatenate([self._left_N[rows], self._right_N[rows]]), SYMMETRIC)
 
-    def loss(self, embedding_TD: Tensor, rows: Rows) -> tuple[float, Tensor]:
+    def loss(self, embedding_TD: Tensor, rows: Rows, share: slice) -> tuple[float, Tensor]:
         """CoSENT of the batch at every dimension, times the task's weight."""
         import torch
 
@@ -153,7 +167,7 @@ class Similarity:
                 reduction="sum",
             )
 
-        return value_and_gradient(value, embedding_TD)
+        return value_and_gradient(value, embedding_TD, share.stop == len(rows))
 
 
 class ClassContrast:
@@ -172,13 +186,14 @@ class ClassContrast:
     ) -> None:
         self._text_N, self._class_NC = text_N, np.concatenate([label_N[:, None], other_NK], axis=1)
         self._scale, self._matryoshka, self._weight = scale, matryoshka, weight
+        self.parameters: Mapping[str, Tensor] = {}
         self.task = TaskRows("cls_contrast", np.zeros((len(text_N), 0), dtype=np.uint64), batch_size, repeat_N)
 
-    def texts(self, rows: Rows) -> Rows:
+    def texts(self, rows: Rows) -> Texts:
         """Texts, then the distinct label texts of the batch in ascending order."""
-        return np.concatenate([self._text_N[rows], self._labels(rows)])
+        return Texts.of(np.concatenate([self._text_N[rows], self._labels(rows)]), SYMMETRIC)
 
-    def loss(self, embedding_TD: Tensor, rows: Rows) -> tuple[float, Tensor]:
+    def loss(self, embedding_TD: Tensor, rows: Rows, share: slice) -> tuple[float, Tensor]:
         """Class contrast of the batch at every dimension, times the task's weight."""
         import torch
 
@@ -196,7 +211,7 @@ class ClassContrast:
                 reduction="sum",
             )
 
-        return value_and_gradient(value, embedding_TD)
+        return value_and_gradient(value, embedding_TD, share.stop == len(rows))
 
     def _labels(self, rows: Rows) -> Rows:
         distinct: Rows = np.unique(self._class_NC[rows])
@@ -216,13 +231,14 @@ class Distillation:
     ) -> None:
         self._text_N, self._target_NE, self._matryoshka = text_N, target_NE, matryoshka
         once_N = np.ones(len(text_N), dtype=np.int64)
+        self.parameters: Mapping[str, Tensor] = {}
         self.task = TaskRows("distill", np.zeros((len(text_N), 0), dtype=np.uint64), batch_size, once_N)
 
-    def texts(self, rows: Rows) -> Rows:
+    def texts(self, rows: Rows) -> Texts:
         """The texts themselves."""
-        return self._text_N[rows]
+        return Texts.of(self._text_N[rows], SYMMETRIC)
 
-    def loss(self, embedding_TD: Tensor, rows: Rows) -> tuple[float, Tensor]:
+    def loss(self, embedding_TD: Tensor, rows: Rows, share: slice) -> tuple[float, Tensor]:
         """1 − cosine of student and teacher, at every dimension."""
         import torch
 
@@ -231,13 +247,16 @@ class Distillation:
         return value_and_gradient(
             lambda student_BD: matryoshka(distillation, (student_BD, target_BE), dims, weights, reduction="sum"),
             embedding_TD,
+            share.stop == len(rows),
         )
 
 
-def value_and_gradient(value: Callable[[Tensor], Tensor], embedding_TD: Tensor) -> tuple[float, Tensor]:
-    """``value`` of the embeddings and its gradient [T, D], by autograd over the embeddings only."""
+def value_and_gradient(value: Callable[[Tensor], Tensor], embedding_TD: Tensor, mine: bool) -> tuple[float, Tensor]:
+    """``value`` of the embeddings and its gradient [T, D], by autograd over the embeddings only; 0 if not ``mine``."""
     import torch
 
+    if not mine:
+        return 0.0, torch.zeros_like(embedding_TD)
     leaf_TD = embedding_TD.detach().requires_grad_()
     loss = value(leaf_TD)
     (grad_TD,) = torch.autograd.grad(loss, leaf_TD)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -38,29 +39,37 @@ class TaskRows:
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's share of a step: the task, and row numbers into the task's rows, int64 [b]."""
+    """Rows of one task in a step, over all processes: row numbers into the task's rows, int64 [b]."""
 
     task: str
     rows: npt.NDArray[np.int64]
+    role: int = 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How tasks share the steps."""
+
+    sampling: Literal["proportional"] = "proportional"
 
 
 class BatchPlan:
-    """Batches of several tasks. ``batch_size`` is per rank; a step uses ``batch_size × world`` distinct rows."""
+    """Batches of several tasks. ``batch_size`` counts the rows of a step over all processes."""
 
-    def __init__(self, tasks: Sequence[TaskRows], seed: int, world: int = 1) -> None:
+    def __init__(self, tasks: Sequence[TaskRows], seed: int, schedule: Schedule | None = None) -> None:
         self._tasks = [task for task in tasks if len(task)]
         self._seed = seed
-        self._world = world
+        self._schedule = schedule or Schedule()
         self._epoch = lru_cache(maxsize=8)(self._plan_epoch)
 
     def steps(self, epoch: int) -> int:
         """Steps of this epoch (epochs may differ by a few: the no-duplicates rule leaves different rows over)."""
         return len(self._epoch(epoch))
 
-    def batch(self, epoch: int, step: int, rank: int = 0) -> Batch:
-        """The rows that ``rank`` trains on in ``step`` of ``epoch``."""
+    def batches(self, epoch: int, step: int) -> list[Batch]:
+        """What ``step`` of ``epoch`` trains on."""
         name, rows = self._epoch(epoch)[step]
-        return Batch(name, rows[rank :: self._world])
+        return [Batch(name, rows)]
 
     def describe(self, epoch: int = 0) -> dict[str, int]:
         """Number of steps of each task in an epoch."""
@@ -74,7 +83,7 @@ class BatchPlan:
         for index, task in enumerate(self._tasks):
             drawn = np.repeat(np.arange(len(task)), task.repeat)
             rng = np.random.default_rng([self._seed, epoch, index])
-            filled = fill_batches(task.texts[drawn], task.batch_size * self._world, rng)
+            filled = fill_batches(task.texts[drawn], task.batch_size, rng)
             batches.append([drawn[batch] for batch in filled])
         order = interleave([len(task_batches) for task_batches in batches])
         return [(self._tasks[task].name, batches[task][turn]) for task, turn in order]

@@ -14,11 +14,13 @@ from tokenizers import Tokenizer, models
 from components.core.errors import InputError, Interrupted
 from components.training.checkpoint import Checkpoints
 from components.training.corpus import ABSENT
-from components.training.loop import Logged, Optimiser, Phase, train
+from components.training.engine import Optimiser
+from components.training.loop import Logged, Phase, train
 from components.training.losses import class_contrast, cosent, info_nce, matryoshka
 from components.training.model import StaticModel
 from components.training.objectives import ClassContrast, Distillation, Matryoshka, Retrieval, Similarity
-from components.training.tokens import TokenStore
+from components.training.tokens import SidedTokens, TokenStore
+from components.training.trainee import StaticTrainee
 
 Pairs = tuple[TokenStore, np.ndarray, np.ndarray, int]
 DIMS = (4, 8)
@@ -59,7 +61,15 @@ def run(pairs: Pairs, folder: Path, every: int = 1000, lr: float = 0.05) -> tupl
     model = start_model(pairs[3])
     if start:
         model.weight_VD = start.tensors["weight"]
-    return model, train(model, pairs[0], phases(pairs, lr), checkpoints, every, lambda: None, start)
+    return model, train(
+        StaticTrainee(model.weight_VD),
+        SidedTokens.same(pairs[0]),
+        phases(pairs, lr),
+        checkpoints,
+        every,
+        lambda: None,
+        start,
+    )
 
 
 def test_training_equals_autograd_and_plain_adamw(pair_store: Pairs, tmp_path: Path) -> None:
@@ -67,13 +77,15 @@ def test_training_equals_autograd_and_plain_adamw(pair_store: Pairs, tmp_path: P
     objective = retrieval(pair_store)
     phase = Phase("contrast", [objective], 2, Optimiser(0.05, 0.2), 3)
     model = start_model(vocabulary)
-    log = train(model, store, [phase], Checkpoints(tmp_path, "run"), 1000, lambda: None)
+    checkpoints = Checkpoints(tmp_path, "run")
+    log = train(StaticTrainee(model.weight_VD), SidedTokens.same(store), [phase], checkpoints, 1000, lambda: None)
 
     weight = torch.nn.Parameter(start_model(vocabulary).weight_VD)
     adamw = torch.optim.AdamW([weight], weight_decay=0.0, fused=False)
     for step, turn in enumerate(phase.steps):
-        rows = phase.plan.batch(*turn).rows
-        bags = store.bags(objective.texts(rows))
+        (batch,) = phase.plan.batches(*turn)
+        rows = batch.rows
+        bags = store.bags(objective.texts(rows).rows)
         offsets = torch.from_numpy(bags.offsets[:-1])
         embedding = torch.nn.functional.embedding_bag(
             torch.from_numpy(bags.tokens).long(), weight, offsets, mode="mean"
@@ -125,8 +137,9 @@ def test_signal_saves_the_state_and_interrupts(pair_store: Pairs, tmp_path: Path
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
+    trainee, tokens = StaticTrainee(model.weight_VD), SidedTokens.same(pair_store[0])
     with pytest.raises(Interrupted, match="after step 4"):
-        train(model, pair_store[0], phases(pair_store), Checkpoints(tmp_path, "run"), 1000, advance)
+        train(trainee, tokens, phases(pair_store), Checkpoints(tmp_path, "run"), 1000, advance)
     assert signal.getsignal(number) == before
     undisturbed, _ = run(pair_store, tmp_path / "undisturbed")
     resumed, _ = run(pair_store, tmp_path)
@@ -151,7 +164,7 @@ def test_related_passages_are_no_negatives() -> None:
     objective = Retrieval(
         query, positive, np.array([[12], [10], [11], [1]]), np.ones(4, np.int64), 4, 20.0, MATRYOSHKA, bf16=False
     )
-    assert objective.texts(np.array([0, 2])).tolist() == [1, 2, 10, 12, 11]
+    assert objective.texts(np.array([0, 2])).rows.tolist() == [1, 2, 10, 12, 11]
     mask = objective._related.mask(np.array([1, 2]), np.array([10, 12, 11]))
     assert mask.tolist() == [[False, False, True], [False, False, False]]
     own_text = objective._related.mask(np.array([3, 1]), np.array([13, 10, 3, 1]))
@@ -166,13 +179,13 @@ def test_task_losses_are_the_definitions_times_their_weight(pair_store: Pairs) -
     embedding = torch.randn(len(similarity.texts(rows)), max(DIMS))
     label = torch.arange(12) % 3 / 2.0
     expected = matryoshka(lambda *part: cosent(*part, label, 20.0), (embedding[:12], embedding[12:]), DIMS) * 0.5
-    assert similarity.loss(embedding, rows)[0] == pytest.approx(expected.item(), rel=1e-5)
+    assert similarity.loss(embedding, rows, slice(0, 12))[0] == pytest.approx(expected.item(), rel=1e-5)
 
-    texts = classes.texts(rows)
+    texts = classes.texts(rows).rows
     embedding = torch.randn(len(texts), max(DIMS))
     place = {int(row): index for index, row in enumerate(texts[12:], 12)}
     own = torch.stack([embedding[place[int(query[row % 7])]] for row in rows])
     other = torch.stack([embedding[place[int(query[(row + 1) % 7])]] for row in rows])
     stacked = torch.stack([own, other], dim=1)
     expected = matryoshka(lambda *part: class_contrast(*part, scale=20.0), (embedding[:12], stacked), DIMS) * 0.2
-    assert classes.loss(embedding, rows)[0] == pytest.approx(expected.item(), rel=1e-5)
+    assert classes.loss(embedding, rows, slice(0, 12))[0] == pytest.approx(expected.item(), rel=1e-5)

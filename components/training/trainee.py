@@ -1,0 +1,111 @@
+"""A model under training as the loop sees it: tokens in, embeddings out, gradients back.
+
+The losses give value and gradient on embeddings, so a model needs to know nothing of tasks, negatives or dimensions,
+and the loop nothing of layers. Whatever a forward pass keeps for its backward pass stays inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from components.training.static import bag_gradient, bag_mean
+from components.training.tokens import Bags
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Vectors = npt.NDArray[np.float32]
+Backward = Callable[["Tensor", "Tensor", bool], None]
+"""Runs one backward pass: outputs, their gradients, and whether it is the step's last one."""
+
+_CHUNK = 8192  # texts whose vectors are made at once
+
+
+def autograd(outputs: Tensor, gradients: Tensor, last: bool) -> None:
+    """PyTorch's own backward pass."""
+    import torch
+
+    torch.autograd.backward([outputs], [gradients])
+
+
+class Trainee(Protocol):
+    """A model under training."""
+
+    @property
+    def dims(self) -> int:
+        """Dimensions D of an embedding."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where embeddings and parameters are."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """What is trained, by name; `backward` leaves gradients in ``.grad``."""
+        ...
+
+    def embed(self, bags: Bags, seed: int) -> Tensor:
+        """Embeddings fp32 [T, D] in training mode, without graph; dropout is a function of ``seed`` alone."""
+        ...
+
+    def backward(self, grad_TD: Tensor, run: Backward = autograd) -> None:
+        """Gradients of the parameters, given those of the embeddings that `embed` returned last."""
+        ...
+
+    def vectors(self, bags: Bags, dims: int) -> Vectors:
+        """Unit vectors float32 [T, dims] of the leading dimensions, in evaluation mode."""
+        ...
+
+
+class StaticTrainee:
+    """A table of token vectors [V, D]; an embedding is the mean of a text's rows, its gradient in closed form."""
+
+    def __init__(self, weight_VD: Tensor) -> None:
+        import torch
+
+        self._weight_VD = weight_VD
+        weight_VD.grad = torch.zeros_like(weight_VD)
+        self._bags: Bags | None = None
+
+    @property
+    def dims(self) -> int:
+        """Dimensions of the table's rows."""
+        return int(self._weight_VD.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the table is."""
+        return self._weight_VD.device
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """The table alone."""
+        return {"weight": self._weight_VD}
+
+    def embed(self, bags: Bags, seed: int) -> Tensor:
+        """Means of the texts' rows [T, D]; there is no dropout."""
+        self._bags = bags
+        return bag_mean(self._weight_VD, bags)
+
+    def backward(self, grad_TD: Tensor, run: Backward = autograd) -> None:
+        """Writes the table's gradient, over whatever was there."""
+        assert self._bags is not None and self._weight_VD.grad is not None
+        bag_gradient(grad_TD, self._bags, self._weight_VD.grad)
+
+    def vectors(self, bags: Bags, dims: int) -> Vectors:
+        """Unit vectors; one of zeros for a text without tokens."""
+        from torch.nn.functional import normalize
+
+        vectors_TD = np.empty((len(bags), dims), dtype=np.float32)
+        head_VD = self._weight_VD[:, :dims].contiguous()
+        for start in range(0, len(bags), _CHUNK):
+            mean_BD = bag_mean(head_VD, bags[start : min(start + _CHUNK, len(bags))])
+            vectors_TD[start : start + _CHUNK] = normalize(mean_BD, dim=1).numpy()
+        return vectors_TD
