@@ -81,6 +81,12 @@ class Bags:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def __getitem__(self, texts: slice) -> Bags:
+        """The bags of consecutive texts, without a copy of their tokens."""
+        first, last, _ = texts.indices(len(self))
+        offsets = self.offsets[first : last + 1]
+        return Bags(self.tokens[offsets[0] : offsets[-1]], offsets - offsets[0])
+
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Number of tokens of each text, int64 [B]."""

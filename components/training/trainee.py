@@ -106,6 +106,6 @@ class StaticTrainee:
         vectors_TD = np.empty((len(bags), dims), dtype=np.float32)
         head_VD = self._weight_VD[:, :dims].contiguous()
         for start in range(0, len(bags), _CHUNK):
-            mean_BD = bag_mean(head_VD, bags[start : min(start + _CHUNK, len(bags))])
+            mean_BD = bag_mean(head_VD, bags[start : start + _CHUNK])
             vectors_TD[start : start + _CHUNK] = normalize(mean_BD, dim=1).numpy()
         return vectors_TD

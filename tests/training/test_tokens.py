@@ -14,6 +14,7 @@ from components.training.tokens import (
     PASSAGE,
     QUERY,
     SYMMETRIC,
+    Bags,
     Reading,
     SidedTokens,
     Texts,
@@ -147,3 +148,10 @@ def test_prompt_that_leaves_no_room_for_a_text_is_refused(bert_like: Tokenizer, 
     readings = {QUERY: Reading("find: ", 4, special=True)}
     with pytest.raises(UsageError, match=r"max_tokens: 4 leaves no room.*take 4; allowed: 5 or more"):
         sided(tmp_path, bert_like, readings, {QUERY: RAW})
+
+
+def test_a_slice_of_bags_holds_the_same_tokens() -> None:
+    bags = Bags(np.arange(6, dtype=np.int32), np.array([0, 2, 2, 5, 6]))
+    part = bags[1:9]
+    assert part.tokens.tolist() == [2, 3, 4, 5]
+    assert part.offsets.tolist() == [0, 0, 3, 4]
