@@ -7,14 +7,18 @@ import contextlib
 import importlib
 import os
 import sys
+import time
 import traceback
 
 import click
 
 from components import __version__, chain
+from components.core import environment
 from components.core.command import step_command
 from components.core.errors import EmbedmillError, Interrupted, UsageError
 from components.core.reproduce import leave_exit_code
+
+FIRST_SPEAKS_SECONDS = 2.0
 
 # Commands that are no step: name → "module:click command".
 AROUND = {
@@ -68,7 +72,8 @@ def main() -> None:
     # accepted anywhere on the line, since people add it to the end of the command that failed
     debug = "--debug" in arguments
     outcome[0] = _run([argument for argument in arguments if argument != "--debug"], debug)
-    if outcome[0] and "DVC_STAGE" in os.environ:
+    # DVC and torchrun end with a code of their own; of several processes, one that ends with 1 may only have lost another
+    if outcome[0] and ("DVC_STAGE" in os.environ if environment.processes() == 1 else outcome[0] != 1):
         leave_exit_code(outcome[0])
     sys.exit(outcome[0])
 
@@ -115,6 +120,10 @@ def _leave(outcome: list[int]) -> None:
 
 
 def _complain(message: str) -> None:
+    rank = environment.rank()
+    if rank:  # mostly all fail alike: then the first one says so and torchrun ends this one while it waits
+        time.sleep(FIRST_SPEAKS_SECONDS)
+        message = f"process {rank}: {message}"
     print(f"embedmill: {message}", file=sys.stderr)
 
 

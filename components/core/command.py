@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import click
@@ -46,9 +47,15 @@ def run_step(
     paths: Mapping[str, str | None],
     known: Mapping[str, type[Section]],
 ) -> None:
-    """Validate parameters and inputs, then run the step as the only writer of its outputs."""
-    if "DVC_STAGE" in os.environ:
+    """Validate parameters and inputs, then run the step as the only writer of its outputs.
+
+    Of several processes that run it together the first one is the writer, and holds the lock for all.
+    """
+    together = environment.processes() > 1
+    if "DVC_STAGE" in os.environ or together:
         lock.die_with_parent()
+    if together and not step.parallel:
+        raise UsageError(f"{step.name} runs in one process; start it without torchrun")
     parameters = settings.override(settings.read_params(params_path), assignments)
     run, sections = parse_sections(step.sections, parameters, params_path, known)
     environment.quiet()
@@ -58,12 +65,12 @@ def run_step(
     for port in step.inputs:
         if port.name in inputs:
             _check_input(port, inputs[port.name])
-    for uri in outputs.values():
-        check_writable(uri)
-    with (
-        lock.hold(f"{LOCKS}/{step.name}.lock", f"step {step.name}", LOCK_WAIT_SECONDS),
-        execute.using(run.executor, step.name, {**inputs, **outputs}),
-    ):
+    writer: AbstractContextManager[None] = nullcontext()
+    if environment.rank() == 0:
+        for uri in outputs.values():
+            check_writable(uri)
+        writer = lock.hold(f"{LOCKS}/{step.name}.lock", f"step {step.name}", LOCK_WAIT_SECONDS)
+    with writer, execute.using(run.executor, step.name, {**inputs, **outputs}):
         step.execute(Context(step.name, run, sections, inputs, outputs, parameters))
 
 

@@ -1,4 +1,4 @@
-"""The process environment: no telemetry, a fixed number of threads."""
+"""The process environment: no telemetry, a fixed number of threads, the processes that torchrun starts together."""
 
 from __future__ import annotations
 
@@ -30,3 +30,15 @@ def fix_threads(threads: int) -> None:
     # A thread that waits by spinning keeps a shared core from the very thread it waits for: measured 13 times the time
     # of encoding on a loaded machine, and no gain on an idle one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def processes() -> int:
+    """How many processes torchrun started together to run this step; 1 without it."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return int(size) if size.isdecimal() else 1
+
+
+def rank() -> int:
+    """This process's number among them, from 0. The first one writes outputs, holds locks and speaks; others do not."""
+    number = os.environ.get("RANK", "0")
+    return int(number) if number.isdecimal() and processes() > 1 else 0

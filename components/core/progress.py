@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from components.core import environment
 from components.core.errors import InputError
 
 FOLLOW_SECONDS = 2.0
@@ -25,7 +26,7 @@ class Progress:
         self._ended = threading.Event()
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and environment.rank() == 0:
             from rich.console import Console
             from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Display

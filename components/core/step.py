@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from components.core import environment
 from components.core.execute import worker_count
 from components.core.progress import Progress
 from components.core.settings import RunParams, Section
@@ -47,6 +48,8 @@ class Step:
     run: str
     image: Literal["data", "train", "serve"] = "data"
     resources: Resources = field(default_factory=Resources)
+    parallel: bool = False
+    """Whether several processes, started by torchrun, may run it together."""
 
     def execute(self, context: Context) -> None:
         """Import the step's code and run it."""
@@ -90,5 +93,6 @@ class Context:
         return Progress(label, total, unit)
 
     def log(self, message: str) -> None:
-        """One line for the person who watches, on standard error."""
-        print(f"{self.step}: {message}", file=sys.stderr, flush=True)
+        """One line for the person who watches, on standard error; of several processes only the first one speaks."""
+        if environment.rank() == 0:
+            print(f"{self.step}: {message}", file=sys.stderr, flush=True)
