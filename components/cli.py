@@ -72,7 +72,7 @@ def main() -> None:
     # accepted anywhere on the line, since people add it to the end of the command that failed
     debug = "--debug" in arguments
     outcome[0] = _run([argument for argument in arguments if argument != "--debug"], debug)
-    # DVC and torchrun end with a code of their own; of several processes, one that ends with 1 may only have lost another
+    # DVC and torchrun end with a code of their own; a process of several that ends with 1 may only have lost another
     if outcome[0] and ("DVC_STAGE" in os.environ if environment.processes() == 1 else outcome[0] != 1):
         leave_exit_code(outcome[0])
     sys.exit(outcome[0])

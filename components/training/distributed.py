@@ -119,7 +119,7 @@ class World:
         own_RD[-1, 0] = notice
         all_RD = own_TD.new_empty(self.size * rows, own_TD.shape[1])
         with _others(self.rank):
-            dist.all_gather_into_tensor(all_RD, own_RD)
+            dist.all_gather_single(all_RD, own_RD)
         self.notices = 0
         for given in all_RD[rows - 1 :: rows, 0].tolist():
             self.notices |= int(given)
@@ -151,7 +151,7 @@ class World:
                 self.sum_(bucket[0])
                 continue
             flat = self.sum_(torch.cat([tensor.reshape(-1) for tensor in bucket]))
-            for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+            for tensor, part in zip(bucket, torch.split(flat, [tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def share(self, count: int) -> slice:
