@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import InputError
+from components.core.prompts import Prompts, wrap
 from components.core.suite import RetrievalTask, StsTask, Task, task_texts
 
 if TYPE_CHECKING:
@@ -52,29 +53,40 @@ def main_metric(task: Task) -> str:
     return "ndcg_at_10" if isinstance(task, RetrievalTask) else "spearman"
 
 
-def measure(encoder: TextEncoder, tasks: Sequence[Task], dims: Sequence[int]) -> dict[str, dict[int, Scores]]:
-    """Measure an encoder on every task: {task: {dimension: {metric: percent}}}.
+def measure(
+    encoder: TextEncoder, tasks: Sequence[Task], dims: Sequence[int], prompts: Prompts
+) -> dict[str, dict[int, Scores]]:
+    """Measure an encoder on every task, its texts within ``prompts``: {task: {dimension: {metric: percent}}}.
 
     Dimensions above the encoder's own are left out; its own is always among them.
     """
     return {
         task.name: measure_embedded(task, embedded, dims)
-        for task, embedded in zip(tasks, embed_tasks(encoder, tasks), strict=True)
+        for task, embedded in zip(tasks, embed_tasks(encoder, tasks, prompts), strict=True)
     }
 
 
-def embed_tasks(encoder: TextEncoder, tasks: Sequence[Task]) -> list[Embedded]:
-    """Encode the texts of all tasks, each text once even where tasks share it."""
+def embed_tasks(encoder: TextEncoder, tasks: Sequence[Task], prompts: Prompts) -> list[Embedded]:
+    """Encode the texts of all tasks with the prompts of their sides, each once even where tasks share it."""
+    worded = [_worded(task, prompts) for task in tasks]
     rows: dict[str, int] = {}
-    for task in tasks:
-        for side in task_texts(task):
+    for sides in worded:
+        for side in sides:
             for text in side:
                 rows.setdefault(text, len(rows))
     vectors = encoder.encode(list(rows))
     if not np.isfinite(vectors).all():  # no comparison with NaN is true, so that it would rank first everywhere
         raise InputError("the encoder gives vectors with NaN or infinity, which cannot be ranked; train it again")
-    sides = [[np.array([rows[text] for text in side]) for side in task_texts(task)] for task in tasks]
-    return [Embedded(vectors[left], vectors[right]) for left, right in sides]
+    places = [[np.array([rows[text] for text in side]) for side in sides] for sides in worded]
+    return [Embedded(vectors[left], vectors[right]) for left, right in places]
+
+
+def _worded(task: Task, prompts: Prompts) -> tuple[list[str], list[str]]:
+    """Both sides of a task as the encoder is to read them."""
+    left, right = task_texts(task)
+    if isinstance(task, RetrievalTask):
+        return wrap(prompts.query, left), wrap(prompts.passage, right)
+    return wrap(prompts.symmetric, left), wrap(prompts.symmetric, right)
 
 
 def measure_embedded(task: Task, embedded: Embedded, dims: Sequence[int]) -> dict[int, Scores]:

@@ -39,10 +39,11 @@ def run(context: Context) -> None:
     params = context.section(EvaluateParams)
     tasks = load_suite(params.suite, context.inputs["heldout"])
     model = open_encoder(context.inputs["model"])
-    embedded = embed_tasks(model, tasks)
+    embedded = embed_tasks(model, tasks, model.prompts)
     pairs = zip(tasks, embedded, strict=True)
     measured: Measured = {MODEL: {task.name: measure_embedded(task, each, params.dims) for task, each in pairs}}
-    measured[PRETRAINED] = measure(open_encoder(context.inputs["pretrained"]), tasks, params.dims)
+    before = open_encoder(context.inputs["pretrained"])
+    measured[PRETRAINED] = measure(before, tasks, params.dims, before.prompts)
     measured |= _measure_teachers(tasks, context.section(ScoreParams), params.dims, context.workers)
     measured |= _measure_lexical(tasks)
     metrics = _metrics(tasks, measured)
@@ -61,7 +62,7 @@ def _measure_teachers(tasks: Sequence[Task], params: ScoreParams, dims: Sequence
         if own:
             cuts = dims if teacher in MATRYOSHKA_TEACHERS else ()
             encoder = open_encoder(teacher, params.precision)
-            measured[short_name(teacher)] = measure(_Teacher(encoder, workers), own, cuts)
+            measured[short_name(teacher)] = measure(_Teacher(encoder, workers), own, cuts, encoder.prompts)
     return measured
 
 

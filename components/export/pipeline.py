@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from components.core.measure import main_metric, measure
+from components.core.prompts import Prompts
 from components.core.step import Context
 from components.core.suite import EvaluateParams, load_suite
 from components.export.card import model_card
@@ -18,7 +19,7 @@ def run(ctx: Context) -> None:
     model, config = load_model(ctx.inputs["model"])
     tasks = load_suite(evaluation.suite, ctx.inputs.get("heldout"))
     use_threads(ctx.threads)
-    measured = measure(model, tasks, config["matryoshka_dims"])
+    measured = measure(model, tasks, config["matryoshka_dims"], Prompts.of(config))
     card = model_card(params, len(model.weight_VD), config, tasks, measured)
     save_model(model, ctx.outputs["output"], config, {"README.md": card.encode()})
     metrics = {

@@ -17,6 +17,7 @@ from components.core.errors import InputError
 from components.core.fingerprint import digest_json
 from components.core.manifest import Dataset
 from components.core.progress import Progress
+from components.core.prompts import wrap
 from components.search.corpus import corpus_table
 from components.training.encoder import Encoder
 
@@ -97,7 +98,7 @@ def _write_vectors(path: Path, encoder: Encoder, texts: Any) -> None:
     with Progress("index passages", len(texts), "passages") as bar:
         for start in range(0, len(texts), BATCH):
             batch = texts.slice(start, BATCH).to_pylist()
-            vectors[start : start + len(batch)] = encode_short(encoder, batch)
+            vectors[start : start + len(batch)] = encode_short(encoder, wrap(encoder.prompts.passage, batch))
             bar.advance(len(batch))
     vectors.flush()
 

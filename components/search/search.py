@@ -32,12 +32,13 @@ def search(query: str, k: int = 5, model: str = CHAMPION, corpus: Sequence[str] 
     if not query.strip():
         raise UsageError("search: the query is empty")
     environment.quiet()
+    from components.core.prompts import wrap
     from components.search.champion import find_champion
     from components.search.index import encode_short, open_index
     from components.training.encoder import open_encoder
 
     encoder = open_encoder(str(find_champion().folder) if model == CHAMPION else model)
-    vector = encode_short(encoder, [query])[0]
+    vector = encode_short(encoder, wrap(encoder.prompts.query, [query]))[0]
     if not vector.any():
         raise UsageError(f"search: the model knows no part of {query!r}")
     index = open_index(encoder, corpus)

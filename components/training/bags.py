@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,13 +53,19 @@ class BagEncoder:
         return vectors_ND
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a sentence-transformers folder says of the whole model; nothing if it has no such file."""
+    file = folder / "config_sentence_transformers.json"
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return config
+
+
 def static_files(folder: Path) -> tuple[Path, Path] | None:
     """Weights and tokenizer of a folder that is a static embedding and nothing that changes a direction."""
     modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
-    config = folder / "config_sentence_transformers.json"
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    if kinds[:1] != ["StaticEmbedding"] or set(kinds[1:]) - {"Normalize"} or settings.get("default_prompt_name"):
+    default_prompt = read_config(folder).get("default_prompt_name")
+    if kinds[:1] != ["StaticEmbedding"] or set(kinds[1:]) - {"Normalize"} or default_prompt:
         return None
     part = folder / str(modules[0]["path"])
     return part / "model.safetensors", part / "tokenizer.json"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from components.core.errors import UsageError
 from components.core.fingerprint import digest_file, digest_json
+from components.core.prompts import Prompts
 from components.core.teacher import ENDPOINT, HUB_NAME, PACKAGED, REGISTRY, Precision
 
 Floats = NDArray[np.float32]
@@ -49,6 +50,8 @@ class Encoder:
     precision: Precision = "auto"
     # One process has all that there is of it: every core while it tokenises, the GPU, or another's rate limit.
     threaded: bool = False
+    # What it was trained to see before texts; `encode` leaves them to its caller.
+    prompts: Prompts = field(default_factory=Prompts)
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """L2-normalised vectors [N, dims] of texts [N]; each different text is encoded once.
@@ -103,15 +106,16 @@ def _find_folder(spec: str) -> Path:
 
 
 def _open_folder(spec: str, folder: Path, precision: Precision) -> Encoder:
-    from components.training.bags import static_files
+    from components.training.bags import read_config, static_files
 
     files = _model_files(folder)
     if not any(path.suffix == ".safetensors" for path in files):
         raise UsageError(f"encoder {spec!r}: {folder} has no .safetensors weights, and others are not opened")
     digest = _digest(files)
+    prompts = Prompts.of(read_config(folder))
     static = static_files(folder)
     if static is not None:
-        return _static_encoder(spec, str(folder), digest, *static)
+        return _static_encoder(spec, str(folder), digest, *static, prompts)
     from components.training.dense import DenseEncoder
 
     dense = DenseEncoder(folder, precision)
@@ -123,14 +127,17 @@ def _open_folder(spec: str, folder: Path, precision: Precision) -> Encoder:
         str(folder),
         precision,
         threaded=dense.device != "cpu",
+        prompts=prompts,
     )
 
 
-def _static_encoder(spec: str, origin: str, digest: str, weights: Path, tokenizer: Path) -> Encoder:
+def _static_encoder(
+    spec: str, origin: str, digest: str, weights: Path, tokenizer: Path, prompts: Prompts | None = None
+) -> Encoder:
     from components.training.bags import BagEncoder
 
     bags = BagEncoder(weights, tokenizer)
-    return Encoder(spec, digest, bags.dims, bags, origin, threaded=True)
+    return Encoder(spec, digest, bags.dims, bags, origin, threaded=True, prompts=prompts or Prompts())
 
 
 def _package_files(spec: str) -> list[Path]:

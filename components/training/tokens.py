@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from components.core.errors import UsageError
 from components.core.fingerprint import digest_bytes, digest_file, digest_json
+from components.core.prompts import wrap
 from components.core.textnorm import text_ids
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ QUERY, PASSAGE, SYMMETRIC = 0, 1, 2
 SIDES = (QUERY, PASSAGE, SYMMETRIC)
 _NAMES = {QUERY: "query", PASSAGE: "passage", SYMMETRIC: "symmetric"}
 
-PLACE = "{text}"  # where a template has the text
 ABSENT = -1  # in place of a row: no such text
 
 Rows = npt.NDArray[np.int64]
@@ -108,10 +108,7 @@ class Reading:
 
     def wrap(self, texts: Sequence[str]) -> list[str]:
         """``texts`` with the prompt."""
-        if not self.prompt:
-            return list(texts)
-        before, here, after = self.prompt.partition(PLACE)
-        return [f"{before}{text}{after}" for text in texts] if here else [self.prompt + text for text in texts]
+        return wrap(self.prompt, texts)
 
     def tokenizer(self, tokenizer: Tokenizer) -> Tokenizer:
         """A tokenizer that cuts as this side does. Raises UsageError if the prompt leaves no room for a text."""

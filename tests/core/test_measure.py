@@ -20,6 +20,7 @@ from components.core.measure import (
     spearman,
     sts_spearman,
 )
+from components.core.prompts import Prompts
 from components.core.suite import RetrievalTask, StsTask
 
 Floats = NDArray[np.float32]
@@ -91,7 +92,7 @@ def test_every_dimension_equals_measuring_truncated_vectors() -> None:
     queries, passages = unit(random.standard_normal((40, 48))), unit(random.standard_normal((150, 48)))
     vectors = np.concatenate([queries, passages])
     texts = [*task.query_texts, *task.passage_texts]
-    by_dim = measure(_Fixed(dict(zip(texts, vectors, strict=True))), [task], (64, 16, 5))["t"]
+    by_dim = measure(_Fixed(dict(zip(texts, vectors, strict=True))), [task], (64, 16, 5), Prompts())["t"]
     assert list(by_dim) == [48, 16, 5]
     for dim, got in by_dim.items():
         cut_queries, cut_passages = unit(queries[:, :dim].astype(float)), unit(passages[:, :dim].astype(float))
@@ -110,7 +111,9 @@ def test_ranks_are_those_of_an_exact_faiss_search() -> None:
     index.add(passages)
     found = index.search(queries, 700)[1]
     embedded = embed_tasks(
-        _Fixed(dict(zip([*task.query_texts, *task.passage_texts], [*queries, *passages], strict=True))), [task]
+        _Fixed(dict(zip([*task.query_texts, *task.passage_texts], [*queries, *passages], strict=True))),
+        [task],
+        Prompts(),
     )
     for row, ranks in enumerate(relevant_ranks(embedded[0], task)):
         assert ranks == {passage: int(np.flatnonzero(found[row] == passage)[0]) + 1 for passage in task.qrels[row]}
@@ -128,14 +131,14 @@ def test_vectors_with_nan_are_refused_instead_of_ranked_first() -> None:
     task = task_of([{0: 1.0}], 1)
     encoder = _Fixed({"q0": np.array([np.nan, 1], np.float32), "p0": np.array([1, 0], np.float32)})
     with pytest.raises(InputError, match="NaN"):
-        measure(encoder, [task], ())
+        measure(encoder, [task], (), Prompts())
 
 
 def test_each_text_is_encoded_once_for_all_tasks() -> None:
     first = task_of([{0: 1.0}], 3)
     second = StsTask("s", "en", ["p0", "q0"], ["p1", "p0"], [1.0, 0.0])
     encoder = _Fixed({text: np.eye(4, dtype=np.float32)[row] for row, text in enumerate(["q0", "p0", "p1", "p2"])})
-    measure(encoder, [first, second], (2,))
+    measure(encoder, [first, second], (2,), Prompts())
     assert encoder.encoded == ["q0", "p0", "p1", "p2"]
 
 
@@ -162,7 +165,7 @@ def test_similarity_is_measured_at_each_dimension() -> None:
         "c": np.array([0, 1, 0, 9], np.float32),
     }
     task = StsTask("s", "en", ["a", "a"], ["b", "c"], [1.0, 0.0])
-    got = measure_embedded(task, embed_tasks(_Fixed(vectors), [task])[0], (2,))
+    got = measure_embedded(task, embed_tasks(_Fixed(vectors), [task], Prompts())[0], (2,))
     assert got == {4: {"spearman": -100.0}, 2: {"spearman": 100.0}}
 
 
@@ -176,3 +179,10 @@ class _Fixed:
     def encode(self, texts: Sequence[str]) -> Floats:
         self.encoded += texts
         return np.stack([self.vectors[text] for text in texts])
+
+
+def test_each_side_is_encoded_within_its_prompt() -> None:
+    encoder = _Fixed({text: np.eye(4, dtype=np.float32)[0] for text in ("Q: q0", "p0 .", "= a", "= b")})
+    tasks = [task_of([{0: 1.0}], 1), StsTask("s", "en", ["a"], ["b"], [1.0])]
+    measure(encoder, tasks, (), Prompts("Q: ", "{text} .", "= "))
+    assert encoder.encoded == ["Q: q0", "p0 .", "= a", "= b"]

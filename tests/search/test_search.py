@@ -183,3 +183,12 @@ def test_a_repeated_search_needs_neither_mlflow_nor_sentence_transformers(projec
     env = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_queries_and_passages_get_the_prompts_that_the_model_was_trained_with(corpus: Path) -> None:
+    before = search("parse json", k=2, model=MODEL)
+    config = corpus / MODEL / "config_sentence_transformers.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prompts": {"query": "read csv file " * 4}}))
+    after = search("parse json", k=2, model=MODEL)
+    assert before[0].title == "json.loads"
+    assert after[0].title != "json.loads"
