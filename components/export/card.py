@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.core.measure import Scores, main_metric
+from components.core.prompts import TEMPLATES, Prompts
 from components.core.suite import Task
+from components.export.architecture import Architecture
 from components.export.params import ExportParams
 
 METRIC_NAMES = {"ndcg_at_10": "nDCG@10", "spearman": "Spearman"}
@@ -18,7 +20,11 @@ Measured = Mapping[str, Mapping[int, Scores]]
 
 
 def model_card(
-    params: ExportParams, tokens: int, config: Mapping[str, Any], tasks: Sequence[Task], measured: Measured
+    params: ExportParams,
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    tasks: Sequence[Task],
+    measured: Measured,
 ) -> str:
     """The card in Markdown, with the front matter that the Hugging Face hub reads."""
     dims: list[int] = config["matryoshka_dims"]
@@ -26,12 +32,11 @@ def model_card(
     usual = max((dim for dim in dims if dim <= USAGE_DIM), default=min(dims))
     return "\n".join(
         [
-            *_front_matter(params, list(training["languages"])),
+            *_front_matter(params, architecture.kind, list(training["languages"])),
             f"# {params.name}",
             "",
-            f"A static text-embedding model: {tokens:,} token vectors of {max(dims)} dimensions; a text is the mean of",
-            "its tokens' vectors. No attention and no GPU: tokenising limits the speed. Vectors can be cut to their",
-            "leading dimensions.",
+            *architecture.sentences,
+            "Vectors can be cut to their leading dimensions.",
             "",
             "## Use",
             "",
@@ -39,10 +44,11 @@ def model_card(
             "from sentence_transformers import SentenceTransformer",
             "",
             f'model = SentenceTransformer("path/to/this/folder", truncate_dim={usual})',
-            'queries, passages = model.encode(["a query"]), model.encode(["a passage", "another"])',
+            *_encoding(Prompts.of(config)),
             "print(model.similarity(queries, passages))",
             "```",
             "",
+            *_template_note(config),
             f"Dimensions trained for: {', '.join(map(str, dims))}. Similarity is the cosine; a cut vector is no longer",
             "of unit length, so normalise it again before using a dot product.",
             "",
@@ -56,8 +62,8 @@ def model_card(
             "",
             *_sources_table(training["records"]),
             "",
-            f"Data version `{training['data'][:12]}`. Pretrained from scratch, then fine-tuned on all tasks together",
-            "with mined hard negatives, by Embedmill.",
+            f"Data version `{training['data'][:12]}`. {_start(training)}, then fine-tuned on all tasks together, by",
+            "Embedmill.",
             "",
             "## Licence",
             "",
@@ -67,7 +73,28 @@ def model_card(
     )
 
 
-def _front_matter(params: ExportParams, languages: Sequence[str]) -> list[str]:
+def _start(training: Mapping[str, Any]) -> str:
+    return f"Started from `{training['base']}`" if training.get("base") else "Pretrained from scratch"
+
+
+def _encoding(prompts: Prompts) -> list[str]:
+    """How queries and passages become vectors; sentence-transformers knows the prompts by name."""
+    if not prompts.any():
+        return ['queries, passages = model.encode(["a query"]), model.encode(["a passage", "another"])']
+    return [
+        'queries = model.encode_query(["a query"])',
+        'passages = model.encode_document(["a passage", "another"])',
+    ]
+
+
+def _template_note(config: Mapping[str, Any]) -> list[str]:
+    if TEMPLATES not in config:
+        return []
+    shown = ", ".join(f"{side} `{json.dumps(text)}`" for side, text in config[TEMPLATES].items() if text)
+    return [f"It was trained on texts inside templates, which sentence-transformers does not fill in: {shown}.", ""]
+
+
+def _front_matter(params: ExportParams, kind: str, languages: Sequence[str]) -> list[str]:
     return [
         "---",
         f"license: {json.dumps(params.license)}",
@@ -76,7 +103,7 @@ def _front_matter(params: ExportParams, languages: Sequence[str]) -> list[str]:
         "pipeline_tag: sentence-similarity",
         "tags:",
         "- sentence-transformers",
-        "- static-embedding",
+        *(["- static-embedding"] if kind == "static" else []),
         "- matryoshka",
         "---",
         "",

@@ -6,6 +6,7 @@ from components.core.measure import main_metric, measure
 from components.core.prompts import Prompts
 from components.core.step import Context
 from components.core.suite import EvaluateParams, load_suite
+from components.export.architecture import read_architecture
 from components.export.card import model_card
 from components.export.params import ExportParams
 from components.training.history import write_metrics
@@ -20,7 +21,7 @@ def run(ctx: Context) -> None:
     tasks = load_suite(evaluation.suite, ctx.inputs.get("heldout"))
     use_threads(ctx.threads)
     measured = measure(model, tasks, config["matryoshka_dims"], Prompts.of(config))
-    card = model_card(params, len(model.weight_VD), config, tasks, measured)
+    card = model_card(params, read_architecture(ctx.inputs["model"]), config, tasks, measured)
     save_model(model, ctx.outputs["output"], config, {"README.md": card.encode()})
     metrics = {
         task.name: {
