@@ -62,7 +62,7 @@ def run(ctx: Context) -> None:
     write_losses(ctx.outputs["loss"], log)
     metrics = {
         "records": {objective.task.name: len(objective.task) for objective in objectives},
-        "steps": phase.plan.describe(),
+        "steps": phase.plan.counts(),
         "loss": final_losses(log),
     }
     write_metrics(ctx.outputs["metrics"], metrics)
