@@ -39,9 +39,10 @@ class Progress:
                     return Text(f"{task.speed:,.0f} {unit}/s" if task.speed else f"– {unit}/s", style="dim")
 
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), Rate())
-            self._display = Display(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+            note = TextColumn("{task.fields[note]}", style="dim", markup=False)
+            self._display = Display(*columns, TimeRemainingColumn(), note, console=Console(stderr=True), transient=True)
             self._display.start()
-            self._task = self._display.add_task(self.label, total=self.total)
+            self._task = self._display.add_task(self.label, total=self.total, note="")
         return self
 
     def advance(self, amount: float = 1) -> None:
@@ -49,6 +50,17 @@ class Progress:
         self._done += amount
         if self._display is not None:
             self._display.update(self._task, completed=self._done)
+
+    def expect(self, total: float, done: float) -> None:
+        """Say late how much there is in all, and how much of it was done before."""
+        self.total, self._done = total, done
+        if self._display is not None:
+            self._display.reset(self._task, total=total, completed=done)
+
+    def note(self, text: str) -> None:
+        """Show figures beside the bar."""
+        if self._display is not None:
+            self._display.update(self._task, note=text)
 
     def follow(self, measure: Callable[[], float]) -> None:
         """Show what work elsewhere has done too: `measure` says how many units beyond those that were counted.

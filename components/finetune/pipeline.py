@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +10,15 @@ import numpy as np
 from components.core.fingerprint import code_digest, digest_json
 from components.core.step import Context
 from components.finetune.params import FinetuneParams
-from components.training.checkpoint import Checkpoints
+from components.training.checkpoint import Cadence, Checkpoints
 from components.training.corpus import Corpus, RetrievalRows, read_corpus
 from components.training.engine import Optimiser
-from components.training.history import final_losses, write_losses, write_metrics
+from components.training.history import History, final_losses, write_losses, write_metrics
 from components.training.lanes import use_threads
-from components.training.loop import Phase, train
+from components.training.loop import Phase, Run, train
 from components.training.mining import Window, mine, unit_vectors
 from components.training.model import StaticModel, load_model, save_model
+from components.training.monitor import Monitor
 from components.training.objectives import ClassContrast, Matryoshka, Objective, Retrieval, Similarity
 from components.training.tokens import SidedTokens
 from components.training.trainee import StaticTrainee
@@ -44,17 +44,18 @@ def run(ctx: Context) -> None:
         [ctx.seed, corpus.digest, model.digest, torch.__version__],
         code_digest("components.core", "components.training", "components.finetune"),
     ]
-    checkpoints = Checkpoints(WORK / "checkpoints" / "finetune", digest_json(made_from))
+    checkpoints = Checkpoints(WORK / "checkpoints" / "finetune", digest_json(made_from), params.checkpoint.keep)
     start = checkpoints.latest()
     matryoshka = Matryoshka.of(config["matryoshka_dims"], params.matryoshka.reduction)
     objectives = _objectives(ctx, params, corpus, store, model, matryoshka)
     phase = Phase("finetune", objectives, params.epochs, Optimiser(params.lr, params.warmup), ctx.seed)
     if start:
-        ctx.log(f"goes on after step {start.values['step']}")
+        ctx.log(f"goes on after step {History.of(start).steps}")
     tuned = StaticModel(model.tokenizer, start.tensors["weight"] if start else model.weight_VD.clone())
     trainee, tokens = StaticTrainee(tuned.weight_VD), SidedTokens.same(store)
-    with ctx.progress("finetune", len(phase.steps), "steps") as bar:
-        log = train(trainee, tokens, [phase], checkpoints, params.checkpoint.steps or sys.maxsize, bar.advance, start)
+    cadence = Cadence(params.checkpoint.steps, params.checkpoint.minutes)
+    with Monitor("finetune", ctx.log) as monitor:
+        log = train(trainee, tokens, [phase], Run(checkpoints, cadence, start, monitor=monitor))
 
     # between the two models lies one that has learned the tasks and forgotten less than the tuned one
     tuned.weight_VD.lerp_(model.weight_VD, params.keep)

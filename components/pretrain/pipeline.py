@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +11,15 @@ from components.core.fingerprint import code_digest, digest_json
 from components.core.step import Context
 from components.pretrain.initial import initial_table, principal_axes
 from components.pretrain.params import PretrainParams
-from components.training.checkpoint import Checkpoints
+from components.training.checkpoint import Cadence, Checkpoints
 from components.training.corpus import Corpus, read_corpus
 from components.training.encoder import Encoder, open_encoder
 from components.training.engine import Optimiser
-from components.training.history import final_losses, write_losses, write_metrics
+from components.training.history import History, final_losses, write_losses, write_metrics
 from components.training.lanes import use_threads
-from components.training.loop import Phase, train
+from components.training.loop import Phase, Run, train
 from components.training.model import StaticModel, save_model
+from components.training.monitor import Monitor
 from components.training.objectives import Distillation, Matryoshka, Retrieval
 from components.training.settings import longest
 from components.training.tokens import SidedTokens
@@ -51,7 +51,7 @@ def run(ctx: Context) -> None:
         [ctx.seed, corpus.digest, tokenizer.to_str(), torch.__version__],
         code_digest("components.core", "components.training", "components.pretrain"),
     ]
-    checkpoints = Checkpoints(WORK / "checkpoints" / "pretrain", digest_json(made_from))
+    checkpoints = Checkpoints(WORK / "checkpoints" / "pretrain", digest_json(made_from), params.checkpoint.keep)
     start = checkpoints.latest()
     teachers = {lang: open_encoder(params.teachers[lang]) for lang in corpus.languages() if lang in params.teachers}
     distilled = _distilled_languages(params, corpus, teachers)
@@ -61,7 +61,7 @@ def run(ctx: Context) -> None:
     ]
     if start:
         weight_VD = start.tensors["weight"]
-        ctx.log(f"goes on after step {start.values['step']}")
+        ctx.log(f"goes on after step {History.of(start).steps}")
     else:
         table_VD = initial_table(
             tokenizer, store, params.matryoshka.descending[0], ctx.seed, teachers, params.teacher_share
@@ -69,8 +69,9 @@ def run(ctx: Context) -> None:
         weight_VD = torch.from_numpy(table_VD)
     model = StaticModel(tokenizer, weight_VD)
     trainee, tokens = StaticTrainee(weight_VD), SidedTokens.same(store)
-    with ctx.progress("pretrain", sum(len(phase.steps) for phase in phases), "steps") as bar:
-        log = train(trainee, tokens, phases, checkpoints, params.checkpoint.steps or sys.maxsize, bar.advance, start)
+    cadence = Cadence(params.checkpoint.steps, params.checkpoint.minutes)
+    with Monitor("pretrain", ctx.log) as monitor:
+        log = train(trainee, tokens, phases, Run(checkpoints, cadence, start, monitor=monitor))
     config = {"matryoshka_dims": params.matryoshka.descending, "training": corpus.provenance()}
     save_model(model, ctx.outputs["output"], config)
     write_losses(ctx.outputs["loss"], log)
@@ -79,7 +80,7 @@ def run(ctx: Context) -> None:
         "texts": len(store),
         "tokens": len(store.tokens),
         "vocabulary": tokenizer.get_vocab_size(),
-        "steps": len(log),
+        "steps": log.steps,
         "loss": final_losses(log),
     }
     write_metrics(ctx.outputs["metrics"], metrics)

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from components.core.errors import InputError
@@ -53,21 +54,24 @@ class State:
     folder: Path | None = None
 
 
-@dataclass
 class Cadence:
-    """When a checkpoint is due: after every ``steps`` steps, or ``minutes`` after the last one."""
+    """When a checkpoint is due: ``steps`` steps or ``minutes`` after the last one, whichever comes first.
 
-    steps: int | None = None
-    minutes: float | None = None
-    last: float = field(default_factory=time.monotonic)
+    The clock decides only when, never what is trained.
+    """
+
+    def __init__(self, steps: int | None = None, minutes: float | None = None) -> None:
+        self._steps, self._minutes = steps, minutes
+        self.began(0)
+
+    def began(self, done: int) -> None:
+        """A checkpoint was begun after ``done`` steps, or training was."""
+        self._last, self._at = done, time.monotonic()
 
     def due(self, done: int) -> bool:
-        """Whether one is due after ``done`` steps. The clock decides only when, never what is trained."""
-        late = self.minutes is not None and time.monotonic() - self.last >= 60 * self.minutes
-        if late or (self.steps is not None and done % self.steps == 0):
-            self.last = time.monotonic()
-            return True
-        return False
+        """Whether one is due after ``done`` steps."""
+        late = self._minutes is not None and time.monotonic() - self._at >= 60 * self._minutes
+        return late or (self._steps is not None and done - self._last >= self._steps)
 
 
 class Checkpoints:
@@ -81,7 +85,7 @@ class Checkpoints:
         self._rank, self._size = rank, size
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._failed_elsewhere = threading.Event()
+        self._failed = threading.Event()
 
     @property
     def busy(self) -> bool:
@@ -125,14 +129,19 @@ class Checkpoints:
         if error is not None:
             raise error
 
-    def end(self, failed: bool) -> None:
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Finish what is being written; after a failure, wait no longer than a moment for other processes' files."""
-        if failed:
-            self._failed_elsewhere.set()
-            if self._thread is not None:
-                self._thread.join()
-        else:
+        if kind is None:
             self.wait()
+            return
+        self._failed.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def latest(self) -> State | None:
         """The newest state whose marker vouches for every file and carries this fingerprint, or None.
@@ -213,7 +222,7 @@ class Checkpoints:
     def _await(self, met: Callable[[], bool]) -> None:
         deadline = None
         while not met():
-            if self._failed_elsewhere.is_set():
+            if self._failed.is_set():
                 deadline = deadline or time.monotonic() + _GIVE_UP_SECONDS
                 if time.monotonic() > deadline:
                     raise InputError(f"{self._folder}: another process ended before its part was written")

@@ -1,7 +1,9 @@
-"""The training loop: plan a step, embed its texts, take the losses, go back, step, log, save.
+"""The training loop: plan a step, embed its texts, take the losses, go back, step, log, measure, save.
 
 Training is a list of phases run one after the other on one model; each has its objectives, its plan and its schedule.
 All that the loop carries from step to step is in the checkpoint, so a run that was killed ends with the same bytes.
+What decides anything is the same in every process; the first one's clock and any one's signal travel with the losses
+of a step, and all act on them at its end.
 """
 
 from __future__ import annotations
@@ -9,20 +11,33 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from components.core.errors import InputError, Interrupted
-from components.training.checkpoint import Checkpoints, State
+from components.core.measure import Floats
+from components.training.checkpoint import Cadence, Checkpoints, State
+from components.training.corpus import Rows
+from components.training.devset import Selection
 from components.training.distributed import World
 from components.training.engine import Engine, Optimiser, TorchEngine
+from components.training.history import History
 from components.training.interrupt import Interruption
+from components.training.monitor import Monitor
 from components.training.objectives import Objective
 from components.training.plan import Batch, BatchPlan, Schedule
 from components.training.tokens import SidedTokens, Texts
 from components.training.trainee import Trainee
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NAMED = 3  # records that a message about a batch names
+
+MakeEngine = Callable[[Trainee, Optimiser, World, "Mapping[str, Tensor]"], Engine]
 
 
 @dataclass(frozen=True)
@@ -47,61 +62,106 @@ class Phase:
         return [(epoch, turn) for epoch in range(self.epochs) for turn in range(self.plan.steps(epoch))]
 
 
+def row_numbers(task: str, rows: Rows) -> list[str]:
+    """How messages name records that have no better names: by their place among the task's."""
+    return [f"row {row}" for row in rows]
+
+
 @dataclass(frozen=True)
-class Logged:
-    """One task of one step: number of the step over all phases, task, loss and learning rate."""
+class Run:
+    """What goes on beside the training: where it is saved and when, who measures, who watches.
 
-    step: int
-    task: str
-    loss: float
-    lr: float
-
-
-def train(
-    trainee: Trainee,
-    tokens: SidedTokens,
-    phases: Sequence[Phase],
-    checkpoints: Checkpoints,
-    checkpoint_steps: int,
-    advance: Callable[[], None],
-    start: State | None = None,
-    world: World | None = None,
-) -> list[Logged]:
-    """Train the model in place; the log of every step.
-
-    ``start`` is the state to go on from. Raises Interrupted after SIGINT or SIGTERM, once the state is saved, and
-    InputError when a loss is no longer a number.
+    ``start`` is the state to go on from; ``records`` names a task's records for messages.
     """
-    world = world or World()
-    log = [Logged(**row) for row in start.values["log"]] if start else []
-    done = int(start.values["step"]) if start else 0
-    first = 0  # number of the phase's first step
-    with Interruption() as interruption:
+
+    checkpoints: Checkpoints
+    cadence: Cadence
+    start: State | None = None
+    selection: Selection | None = None
+    monitor: Monitor = field(default_factory=Monitor)
+    world: World = field(default_factory=World)
+    engine: MakeEngine = TorchEngine
+    records: Callable[[str, Rows], Sequence[str]] = row_numbers
+
+
+def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: Run) -> History:
+    """Train the model in place, to its best weights where there is a dev set; the log of every step.
+
+    Raises Interrupted after SIGINT or SIGTERM, once the state is saved, and InputError when a loss is no longer a
+    number.
+    """
+    world, checkpoints, selection, start = run.world, run.checkpoints, run.selection, run.start
+    log = History.of(start)
+    if start and selection:
+        selection.measured = list(start.values["dev"])
+    total, done, first = sum(len(phase.steps) for phase in phases), log.steps, 0
+    run.cadence.began(done)
+    run.monitor.began(done, total)
+    with Interruption() as interruption, checkpoints:
         for phase in phases:
             steps, after = phase.steps, first + len(phase.steps)
             objectives = {objective.task.name: objective for objective in phase.objectives}
             learned = {name: value for objective in phase.objectives for name, value in objective.parameters.items()}
-            engine = TorchEngine(trainee, phase.optimiser, world, learned)
+            engine = run.engine(trainee, phase.optimiser, world, learned)
             if start and first < done <= after:
                 engine.load(start.tensors)
             for number in range(max(first, done), after):
+                if selection and selection.hopeless:
+                    break
                 batches = phase.plan.batches(*steps[number - first])
-                losses = _backward(trainee, engine, world, tokens, objectives, batches, number)
+                length_T, losses = _backward(trainee, engine, world, tokens, objectives, batches, number)
+                save = world.main and run.cadence.due(number + 1) and not checkpoints.busy
+                losses, save, stop = _agree(world, losses, save, interruption.requested)
                 for task, loss in losses.items():
                     if not math.isfinite(loss):
-                        raise InputError(f"{phase.name}, step {number}, {task}: the loss is {loss}; lower the lr")
+                        raise InputError(_no_number(phase, number, task, loss, batches, run.records))
                 rate = phase.optimiser.rate(number - first, len(steps))
-                engine.step(rate)
-                log += [Logged(number, task, loss, rate) for task, loss in losses.items()]
+                norm = engine.step(rate)
                 done = number + 1
-                advance()
-                if interruption.requested or done % checkpoint_steps == 0:
-                    values = {"step": done, "log": [asdict(row) for row in log]}
-                    checkpoints.save(done, State(engine.state(), values))
-                if interruption.requested:
+                log.add(number, losses, rate, norm, int(length_T.sum()))
+                figures = {"lr": rate, **({} if norm is None else {"gradient_norm": norm})}
+                better = False
+                if selection and selection.due(done, total):
+                    better = selection.measure(done, lambda texts: _vectors(trainee, world, selection.tokens, texts))
+                    figures |= selection.figures()
+                run.monitor.step(number, losses, length_T, figures)
+                stop = stop or (world.size == 1 and interruption.requested)
+                if better or save or stop:
+                    run.cadence.began(done)
+                    tensors = {**engine.state(), **log.state()}
+                    values = {"tasks": log.tasks, "dev": selection.measured if selection else []}
+                    checkpoints.start(done, State(tensors, values), selection.best if selection else None)
+                if stop:
+                    checkpoints.wait()
                     raise Interrupted(f"interrupted after step {done}; the same command goes on from there")
             first = after
+    if selection and selection.best not in (None, done):
+        engine.load({**engine.state(), **checkpoints.read(selection.best).tensors})
     return log
+
+
+def _no_number(
+    phase: Phase,
+    number: int,
+    task: str,
+    loss: float,
+    batches: Sequence[Batch],
+    records: Callable[[str, Rows], Sequence[str]],
+) -> str:
+    rows = np.concatenate([batch.rows for batch in batches if batch.task == task])
+    named = ", ".join(records(task, rows[:_NAMED]))
+    return f"{phase.name}, step {number}, {task} ({named} …): the loss is {loss}; lower the lr"
+
+
+def _vectors(trainee: Trainee, world: World, tokens: SidedTokens, texts: Texts) -> Floats:
+    """Unit vectors of texts [T, D], each made by one of the processes, known to all."""
+    import torch
+
+    rank_T = world.place(tokens.lengths(texts))
+    own = np.flatnonzero(rank_T == world.rank)
+    own_TD = torch.from_numpy(trainee.vectors(tokens.bags(texts[own]), trainee.dims)).to(trainee.device)
+    vectors_TD: Floats = world.gather(own_TD, rank_T).cpu().numpy()
+    return vectors_TD
 
 
 def _backward(
@@ -112,8 +172,10 @@ def _backward(
     objectives: Mapping[str, Objective],
     batches: Sequence[Batch],
     number: int,
-) -> dict[str, float]:
-    """Losses of the step's tasks; the gradients of their sum are left in the parameters.
+) -> tuple[Rows, dict[str, float]]:
+    """Tokens of the step's texts [T], and this process's share of the losses by task.
+
+    The gradients of the losses' sum over tasks and processes are left in the parameters.
 
     Every process embeds its part of the step's texts, sees the embeddings of all, takes its share of the losses, and
     goes back through its own texts with the gradients that all shares have for them.
@@ -122,23 +184,29 @@ def _backward(
 
     parts = [objectives[batch.task].texts(batch.rows) for batch in batches]
     texts = Texts.concatenate(parts)
-    rank_T = world.place(tokens.lengths(texts))
+    length_T = tokens.lengths(texts)
+    rank_T = world.place(length_T)
     own = np.flatnonzero(rank_T == world.rank)
     embedding_TD = world.gather(trainee.embed(tokens.bags(texts[own]), number), rank_T)
 
     of_task = Counter(batch.task for batch in batches)
-    value_K = torch.zeros(len(batches), dtype=torch.float64)
+    losses = dict.fromkeys(of_task, 0.0)
     grads, first = [], 0
-    for k, (batch, part) in enumerate(zip(batches, parts, strict=True)):
-        share = world.share(len(batch.rows))
+    for batch, part in zip(batches, parts, strict=True):
+        share, roles = world.share(len(batch.rows)), of_task[batch.task]
         loss, grad_td = objectives[batch.task].loss(embedding_TD[first : first + len(part)], batch.rows, share)
-        value_K[k] = loss / of_task[batch.task]  # the mean over a task's roles
-        grads.append(grad_td / of_task[batch.task] if of_task[batch.task] > 1 else grad_td)
+        losses[batch.task] += loss / roles  # the mean over a task's roles
+        grads.append(grad_td / roles if roles > 1 else grad_td)
         first += len(part)
     grad_TD = world.sum_(grads[0] if len(grads) == 1 else torch.cat(grads))
     engine.backward(grad_TD if world.size == 1 else grad_TD[torch.from_numpy(own)])
+    return length_T, losses
 
-    losses = dict.fromkeys(of_task, 0.0)
-    for batch, value in zip(batches, world.sum_(value_K).tolist(), strict=True):
-        losses[batch.task] += value
-    return losses
+
+def _agree(world: World, losses: Mapping[str, float], save: bool, stop: bool) -> tuple[dict[str, float], bool, bool]:
+    """The losses of all shares together, and whether any process wants to save or to stop."""
+    import torch
+
+    told = torch.tensor([*losses.values(), save, stop], dtype=torch.float64, device=world.device)
+    *values, savers, stoppers = world.sum_(told).tolist()
+    return dict(zip(losses, values, strict=True)), savers > 0, stoppers > 0

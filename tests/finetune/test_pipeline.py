@@ -46,7 +46,7 @@ def test_three_tasks_are_trained_together(capsys: pytest.CaptureFixture[str]) ->
     assert metrics["steps"] == {"retri_contrast": 7, "cosent": 6, "cls_contrast": 6}
     assert set(metrics["loss"]) == {"retri_contrast", "cosent", "cls_contrast"}
     lines = Path("reports/finetune/loss.csv").read_text().splitlines()
-    assert lines[0] == "step,task,loss,lr"
+    assert lines[0] == "step,task,loss,lr,norm,tokens"
     assert len(lines) == 1 + 2 * 19
     assert "have hard negatives from ranks 0–32" in capsys.readouterr().err
 
@@ -59,15 +59,15 @@ def test_threads_change_no_byte_and_negatives_do() -> None:
 
 def test_stopped_run_goes_on_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = finetune(checkpoint={"steps": 5})
-    save = Checkpoints.save
+    start = Checkpoints.start
 
-    def save_and_fail(self: Checkpoints, step: int, state: Any) -> None:
-        save(self, step, state)
+    def start_and_fail(self: Checkpoints, step: int, state: Any, best: int | None) -> None:
+        start(self, step, state, best)
         if step == 10:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Checkpoints, "save", save_and_fail)
+        patch.setattr(Checkpoints, "start", start_and_fail)
         finetune(checkpoint={"steps": 5})
     assert finetune(checkpoint={"steps": 5}) == undisturbed
 

@@ -173,17 +173,27 @@ def test_state_that_is_the_same_everywhere_is_resumed_by_any_number_of_processes
 def test_process_that_ended_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_GIVE_UP_SECONDS", 0.05)
     first = Checkpoints(tmp_path, "run", rank=0, size=2)
-    first.start(1, state(1))
-    first.end(failed=True)
+    with pytest.raises(KeyboardInterrupt), first:
+        first.start(1, state(1))
+        raise KeyboardInterrupt
     assert first.latest() is None
     assert names(tmp_path) == []
 
 
-def test_checkpoints_are_due_by_steps_or_by_the_clock() -> None:
-    by_steps = Cadence(steps=3)
-    assert [step for step in range(1, 8) if by_steps.due(step)] == [3, 6]
-    by_clock = Cadence(minutes=1.0, last=time.monotonic() - 61)
-    assert [step for step in range(1, 4) if by_clock.due(step)] == [1]
+def test_checkpoints_are_due_by_steps_or_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    cadence = Cadence(steps=3, minutes=1.0)
+    assert [step for step in (1, 2, 3) if cadence.due(step)] == [3]
+    cadence.began(3)
+    assert not cadence.due(5)
+    now[0] += 61
+    assert cadence.due(4)
+    cadence.began(4)
+    assert [step for step in (5, 6, 7) if cadence.due(step)] == [7]
+    cadence.began(0)
+    now[0] += 1e6
+    assert not Cadence().due(10**9)
 
 
 def test_tensors_are_read_by_the_library_as_they_were(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ import torch
 from tokenizers import Tokenizer, models
 
 from components.core.errors import InputError, Interrupted
-from components.training.checkpoint import Checkpoints
+from components.training.checkpoint import Cadence, Checkpoints, State
 from components.training.corpus import ABSENT
 from components.training.engine import Optimiser
-from components.training.loop import Logged, Phase, train
+from components.training.history import Logged
+from components.training.loop import Phase, Run, train
 from components.training.losses import class_contrast, cosent, info_nce, matryoshka
 from components.training.model import StaticModel
+from components.training.monitor import Monitor
 from components.training.objectives import ClassContrast, Distillation, Matryoshka, Retrieval, Similarity
 from components.training.tokens import SidedTokens, TokenStore
 from components.training.trainee import StaticTrainee
@@ -61,15 +63,13 @@ def run(pairs: Pairs, folder: Path, every: int = 1000, lr: float = 0.05) -> tupl
     model = start_model(pairs[3])
     if start:
         model.weight_VD = start.tensors["weight"]
-    return model, train(
+    log = train(
         StaticTrainee(model.weight_VD),
         SidedTokens.same(pairs[0]),
         phases(pairs, lr),
-        checkpoints,
-        every,
-        lambda: None,
-        start,
+        Run(checkpoints, Cadence(every), start),
     )
+    return model, list(log)
 
 
 def test_training_equals_autograd_and_plain_adamw(pair_store: Pairs, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_training_equals_autograd_and_plain_adamw(pair_store: Pairs, tmp_path: P
     phase = Phase("contrast", [objective], 2, Optimiser(0.05, 0.2), 3)
     model = start_model(vocabulary)
     checkpoints = Checkpoints(tmp_path, "run")
-    log = train(StaticTrainee(model.weight_VD), SidedTokens.same(store), [phase], checkpoints, 1000, lambda: None)
+    log = train(StaticTrainee(model.weight_VD), SidedTokens.same(store), [phase], Run(checkpoints, Cadence()))
 
     weight = torch.nn.Parameter(start_model(vocabulary).weight_VD)
     adamw = torch.optim.AdamW([weight], weight_decay=0.0, fused=False)
@@ -112,15 +112,15 @@ def test_resumed_run_ends_with_the_same_bytes(
     pair_store: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     undisturbed, log = run(pair_store, tmp_path / "undisturbed")
-    save = Checkpoints.save
+    start = Checkpoints.start
 
-    def save_and_fail(self: Checkpoints, step: int, state: object) -> None:
-        save(self, step, state)
+    def start_and_fail(self: Checkpoints, step: int, state: State, best: int | None) -> None:
+        start(self, step, state, best)
         if step >= stop:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Checkpoints, "save", save_and_fail)
+        patch.setattr(Checkpoints, "start", start_and_fail)
         run(pair_store, tmp_path / "stopped", every=stop)
     resumed, resumed_log = run(pair_store, tmp_path / "stopped")
     assert torch.equal(resumed.weight_VD, undisturbed.weight_VD)
@@ -129,17 +129,15 @@ def test_resumed_run_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_the_state_and_interrupts(pair_store: Pairs, tmp_path: Path, number: signal.Signals) -> None:
-    model, taken = start_model(pair_store[3]), []
-
-    def advance() -> None:
-        taken.append(1)
-        if len(taken) == 4:
+    def curves(step: int, figures: object) -> None:
+        if step == 3:
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    trainee, tokens = StaticTrainee(model.weight_VD), SidedTokens.same(pair_store[0])
+    trainee, tokens = StaticTrainee(start_model(pair_store[3]).weight_VD), SidedTokens.same(pair_store[0])
+    watched = Run(Checkpoints(tmp_path, "run"), Cadence(), monitor=Monitor(curves=curves))
     with pytest.raises(Interrupted, match="after step 4"):
-        train(trainee, tokens, phases(pair_store), Checkpoints(tmp_path, "run"), 1000, advance)
+        train(trainee, tokens, phases(pair_store), watched)
     assert signal.getsignal(number) == before
     undisturbed, _ = run(pair_store, tmp_path / "undisturbed")
     resumed, _ = run(pair_store, tmp_path)
@@ -147,7 +145,7 @@ def test_signal_saves_the_state_and_interrupts(pair_store: Pairs, tmp_path: Path
 
 
 def test_loss_that_is_no_number_stops_with_step_and_task(pair_store: Pairs, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"step \d+, \w+: the loss is nan"):
+    with pytest.raises(InputError, match=r"step \d+, \w+ \(row \d+, row \d+, row \d+ …\): the loss is nan"):
         run(pair_store, tmp_path, lr=1e38)
 
 
