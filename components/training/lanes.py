@@ -7,8 +7,10 @@ for one another at every operation, which a busy machine makes slow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -16,6 +18,7 @@ Result = TypeVar("Result")
 LANES = 4
 
 _pool: ThreadPoolExecutor | None = None
+_here = threading.local()
 
 
 def use_threads(threads: int) -> None:
@@ -27,9 +30,19 @@ def use_threads(threads: int) -> None:
     _pool = ThreadPoolExecutor(threads, thread_name_prefix="lane") if threads > 1 else None
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """In this thread, run lanes one after the other: long work in the background must not hold up the training's."""
+    _here.alone = True
+    try:
+        yield
+    finally:
+        _here.alone = False
+
+
 def in_lanes(work: Callable[[int], Result]) -> list[Result]:
     """``[work(0), …, work(LANES - 1)]``, on the threads in use."""
-    if _pool is None:
+    if _pool is None or getattr(_here, "alone", False):
         return [work(lane) for lane in range(LANES)]
     return list(_pool.map(work, range(LANES)))
 
