@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.core.errors import UsageError
 from components.core.fingerprint import code_digest, digest_json
 from components.core.step import Context
 from components.finetune.params import FinetuneParams
@@ -37,6 +38,8 @@ def run(ctx: Context) -> None:
     use_threads(ctx.threads)
     corpus = read_corpus(ctx.inputs["input"])
     model, config = load_model(ctx.inputs["model"])
+    if not isinstance(model, StaticModel):
+        raise UsageError(f"{ctx.inputs['model']}: a transformer; finetune trains static models")
     store = corpus.tokenised(model.tokenizer, WORK / "cache" / "tokens")
 
     made_from = [

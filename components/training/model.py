@@ -1,20 +1,26 @@
-"""The static model: build, encode, save and load, in sentence-transformers' folder format."""
+"""Models, static or transformer: encode, save and load, in sentence-transformers' folder format."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from components.core import storage
-from components.core.errors import InputError
+from components.core.errors import InputError, UsageError
+from components.training.pretrained import read_transformer
 from components.training.static import bag_mean
 from components.training.tokens import tokenise
+from components.training.trainee import StaticTrainee
+from components.training.transformer import CONFIG, Passes, TransformerModel, json_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -57,41 +63,75 @@ class StaticModel:
             rows[start : start + _BATCH] = normalize(bag_mean(self.weight_VD.detach(), bags), dim=1).numpy()
         return rows
 
+    def files(self) -> dict[str, bytes]:
+        """The folder's files by path, without modules.json; the same model gives the same bytes."""
+        from safetensors.torch import save
 
-def save_model(model: StaticModel, uri: str, config: dict[str, Any], files: dict[str, bytes] | None = None) -> None:
+        return {
+            "model.safetensors": save({_WEIGHT: self.weight_VD.detach().contiguous()}),
+            "tokenizer.json": self.tokenizer.to_str(pretty=True).encode(),
+            "1_Normalize/config.json": json_bytes({}),
+        }
+
+    def modules(self) -> list[dict[str, Any]]:
+        """What modules.json lists."""
+        return _MODULES
+
+    def trainee(self, passes: Passes) -> StaticTrainee:
+        """The table as the loop trains it, in place; a mean has no passes to be cut or rounded."""
+        return StaticTrainee(self.weight_VD)
+
+
+Model = StaticModel | TransformerModel
+
+
+def save_model(model: Model, uri: str, config: dict[str, Any], files: dict[str, bytes] | None = None) -> None:
     """Write the folder that ``SentenceTransformer(uri)`` loads; ``modules.json`` last, so that a part is no model.
 
     ``config`` goes into config_sentence_transformers.json, ``files`` beside it. Same model, same bytes.
     """
-    from safetensors.torch import save
-
     storage.remove(storage.join(uri, "modules.json"))
     content = {
-        "model.safetensors": save({_WEIGHT: model.weight_VD.detach().contiguous()}),
-        "tokenizer.json": model.tokenizer.to_str(pretty=True).encode(),
-        "config_sentence_transformers.json": _json_bytes(
+        "config_sentence_transformers.json": json_bytes(
             {"model_type": "SentenceTransformer", "prompts": {}, "similarity_fn_name": "cosine"} | config
         ),
-        "1_Normalize/config.json": _json_bytes({}),
+        **model.files(),
         **(files or {}),
     }
     for name, data in content.items():
         storage.write_bytes(storage.join(uri, name), data)
-    storage.write_bytes(storage.join(uri, "modules.json"), _json_bytes(_MODULES))
+    storage.write_bytes(storage.join(uri, "modules.json"), json_bytes(model.modules()))
 
 
-def load_model(uri: str) -> tuple[StaticModel, dict[str, Any]]:
-    """The static model in a folder, and its config. Raises InputError if the folder does not hold one."""
+def load_model(uri: str) -> tuple[Model, dict[str, Any]]:
+    """The model in a folder, here or in S3, and its config. Raises InputError if the folder does not hold one."""
+    finished, started = (
+        storage.exists(storage.join(uri, name)) for name in ("modules.json", "config_sentence_transformers.json")
+    )
+    plain = not started and storage.exists(storage.join(uri, CONFIG))  # what transformers itself writes
+    if not finished and not plain:
+        raise InputError(f"{uri}: no modules.json, so this is no finished model; run the step that makes it")
+    config = json.loads(storage.read_bytes(storage.join(uri, "config_sentence_transformers.json"))) if started else {}
+    if finished and b"StaticEmbedding" in storage.read_bytes(storage.join(uri, "modules.json")):
+        return _load_static(uri), config
+    with _local(uri) as folder:
+        return read_transformer(folder), config
+
+
+def check_dims(model: Model, dims: int, key: str) -> None:
+    """Raise UsageError if ``dims``, asked for by parameter ``key``, are more than the model's."""
+    if dims > model.dims:
+        raise UsageError(f"{key}: {dims} dimensions, but the model has {model.dims}; allowed: up to {model.dims}")
+
+
+def _load_static(uri: str) -> StaticModel:
     from safetensors import SafetensorError
     from safetensors.torch import load
     from tokenizers import Tokenizer
 
-    if not storage.exists(storage.join(uri, "modules.json")):
-        raise InputError(f"{uri}: no modules.json, so this is no finished model; run the step that makes it")
     try:
         tensors = load(storage.read_bytes(storage.join(uri, "model.safetensors")))
         tokenizer = Tokenizer.from_str(storage.read_bytes(storage.join(uri, "tokenizer.json")).decode())
-        config = json.loads(storage.read_bytes(storage.join(uri, "config_sentence_transformers.json")))
         weight_VD = tensors[_WEIGHT]
     except InputError:
         raise
@@ -100,8 +140,18 @@ def load_model(uri: str) -> tuple[StaticModel, dict[str, Any]]:
     if len(weight_VD) != tokenizer.get_vocab_size():
         raise InputError(f"{uri}: {len(weight_VD)} embedding rows, but {tokenizer.get_vocab_size()} tokens")
     tokenizer.no_padding()
-    return StaticModel(tokenizer, weight_VD.float()), config
+    return StaticModel(tokenizer, weight_VD.float())
 
 
-def _json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+@contextmanager
+def _local(uri: str) -> Iterator[Path]:
+    """The folder itself, or a copy of it while it is read."""
+    if storage.is_local(uri):
+        yield storage.local_path(uri)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for file in storage.list_files(uri):
+            target = Path(folder, file.uri.removeprefix(uri.rstrip("/")).lstrip("/"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(storage.read_bytes(file.uri))
+        yield Path(folder)
