@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from tokenizers import Tokenizer, models
 from components.core.errors import InputError, Interrupted
 from components.training.checkpoint import Cadence, Checkpoints, State
 from components.training.corpus import ABSENT
+from components.training.devset import Selection
 from components.training.engine import Optimiser
 from components.training.history import Logged
 from components.training.loop import Phase, Run, train
@@ -21,7 +24,7 @@ from components.training.losses import class_contrast, cosent, info_nce, matryos
 from components.training.model import StaticModel
 from components.training.monitor import Monitor
 from components.training.objectives import ClassContrast, Distillation, Matryoshka, Retrieval, Similarity
-from components.training.tokens import SidedTokens, TokenStore
+from components.training.tokens import SidedTokens, Texts, TokenStore
 from components.training.trainee import StaticTrainee
 
 Pairs = tuple[TokenStore, np.ndarray, np.ndarray, int]
@@ -187,3 +190,72 @@ def test_task_losses_are_the_definitions_times_their_weight(pair_store: Pairs) -
     stacked = torch.stack([own, other], dim=1)
     expected = matryoshka(lambda *part: class_contrast(*part, scale=20.0), (embedding[:12], stacked), DIMS) * 0.2
     assert classes.loss(embedding, rows, slice(0, 12))[0] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def with_dev(pairs: Pairs, folder: Path, values: list[float], patience: int | None = None) -> tuple[StaticModel, Run]:
+    """A run that measures every third step, and what it is given to measure with: ``values``, one after the other."""
+    checkpoints = Checkpoints(folder, "run")
+    start = checkpoints.latest()
+
+    class Given:
+        names = ("given",)
+        tokens = SidedTokens.same(pairs[0])
+
+        def measure(self, vectors: Callable[[Texts], np.ndarray]) -> dict[str, float]:
+            texts = Texts.of(np.arange(5), 0)
+            assert vectors(texts).shape == (5, max(DIMS))
+            return {"given": values[len(selection.measured)]}
+
+    selection = Selection(Given(), 3, patience)
+    return start_model(pairs[3]), Run(checkpoints, Cadence(5), start, selection)
+
+
+def trained(pairs: Pairs, model: StaticModel, run: Run) -> list[Logged]:
+    return list(train(StaticTrainee(model.weight_VD), SidedTokens.same(pairs[0]), phases(pairs), run))
+
+
+def test_the_best_weights_are_the_result(pair_store: Pairs, tmp_path: Path) -> None:
+    stopped, watched = with_dev(pair_store, tmp_path / "stopped", [1.0, 2.0, 9.0, *[0.0] * 20])
+    log = trained(pair_store, stopped, watched)
+    assert watched.selection is not None
+    assert watched.selection.best == 9
+    assert log[-1].step + 1 > 9
+
+    at_nine = watched.checkpoints.read(9)
+    assert torch.equal(stopped.weight_VD, at_nine.tensors["weight"])
+    last, unwatched = start_model(pair_store[3]), Run(Checkpoints(tmp_path / "last", "run"), Cadence())
+    assert trained(pair_store, last, unwatched) == log
+    assert not torch.equal(stopped.weight_VD, last.weight_VD)
+
+
+def test_training_ends_when_patience_does_and_an_interruption_changes_nothing(
+    pair_store: Pairs, tmp_path: Path
+) -> None:
+    values = [1.0, 2.0, 1.0, 1.5, 9.0]
+    undisturbed, watched = with_dev(pair_store, tmp_path / "undisturbed", values, patience=2)
+    log = trained(pair_store, undisturbed, watched)
+    assert (log[-1].step, watched.selection.best) == (11, 6)
+
+    for stop in (2, 6, 10, 12):
+        folder = tmp_path / f"stopped-{stop}"
+        model, run = with_dev(pair_store, folder, values, patience=2)
+
+        def kill(step: int, figures: object, stop: int = stop) -> None:
+            if step + 1 == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            trained(pair_store, model, replace(run, monitor=Monitor(curves=kill)))
+        model, run = with_dev(pair_store, folder, values, patience=2)
+        assert trained(pair_store, model, run) == log
+        assert torch.equal(model.weight_VD, undisturbed.weight_VD)
+        assert run.selection.measured == watched.selection.measured
+
+
+def test_the_log_of_a_step_has_what_it_cost(pair_store: Pairs, tmp_path: Path) -> None:
+    store, query, *_ = pair_store
+    _, log = run(pair_store, tmp_path)
+    first_phase, _ = phases(pair_store)
+    (batch,) = first_phase.plan.batches(0, 0)
+    assert log[0].tokens == int(store.lengths(query[batch.rows]).sum())
+    assert log[0].norm is None
