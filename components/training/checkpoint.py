@@ -109,7 +109,8 @@ class Checkpoints:
             self._save(step, state, best)
             self.wait()
             return
-        copied = replace(state, tensors=_copied(state.tensors), own=_copied(state.own))
+        values = json.loads(json.dumps(state.values))
+        copied = replace(state, tensors=_copied(state.tensors), values=values, own=_copied(state.own))
         self._thread = threading.Thread(target=self._save, args=(step, copied, best), name="checkpoint", daemon=True)
         self._thread.start()
 

@@ -93,14 +93,17 @@ def test_training_goes_on_while_the_state_of_its_step_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let = slowly(monkeypatch)
-    checkpoints, weight = Checkpoints(tmp_path, "run"), torch.ones(2, 2)
-    checkpoints.start(1, State({"weight": weight}, {}))
+    checkpoints, weight, measured = Checkpoints(tmp_path, "run"), torch.ones(2, 2), [1]
+    checkpoints.start(1, State({"weight": weight}, {"measured": measured}))
     assert checkpoints.busy
     weight.zero_()
+    measured.append(2)
     let.set()
     checkpoints.wait()
     assert not checkpoints.busy
-    assert checkpoints.read(1).tensors["weight"].tolist() == [[1, 1], [1, 1]]
+    read = checkpoints.read(1)
+    assert read.tensors["weight"].tolist() == [[1, 1], [1, 1]]
+    assert read.values == {"measured": [1]}
 
 
 def test_state_too_large_for_a_copy_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
