@@ -36,7 +36,8 @@ from components.training.corpus import ABSENT, Rows
 from components.training.distributed import World
 from components.training.lanes import alone
 from components.training.mining import Candidates, Known, Ranking, Vectors, Window, rank
-from components.training.tokens import PASSAGE, QUERY
+from components.training.tokens import PASSAGE, QUERY, SidedTokens, Texts
+from components.training.trainee import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,9 +45,24 @@ if TYPE_CHECKING:
 VectorsOf = Callable[[Rows, int, int], Vectors]
 """Unit vectors float32 [T, dims] of texts: store rows [T], the side they are read on, leading dimensions."""
 
+_TEXTS = 1 << 16  # texts whose tokens are held at once
+
 _HEADER = "step,kind,positive,negative,replaced,left"
 _NONE: Candidates = np.zeros((0, 0), dtype=np.int32)
 _FRESH = np.float32(np.nan)  # no score has been seen since the negatives were placed
+
+
+def vectors_of(frozen: Frozen, tokens: SidedTokens) -> VectorsOf:
+    """What a model makes of texts, by their rows and side."""
+
+    def vectors(rows: Rows, side: int, dims: int) -> Vectors:
+        vectors_TD = np.empty((len(rows), dims), dtype=np.float32)
+        for start in range(0, len(rows), _TEXTS):
+            part = slice(start, start + _TEXTS)
+            vectors_TD[part] = frozen(tokens.bags(Texts.of(rows[part], side)), dims)
+        return vectors_TD
+
+    return vectors
 
 
 @dataclass(frozen=True)

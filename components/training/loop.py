@@ -23,6 +23,7 @@ from components.training.checkpoint import Cadence, Checkpoints, State
 from components.training.corpus import Rows
 from components.training.devset import Selection
 from components.training.distributed import World
+from components.training.dynamic import vectors_of
 from components.training.engine import Engine, Optimiser, TorchEngine
 from components.training.history import History
 from components.training.interrupt import Interruption
@@ -101,10 +102,13 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
         for phase in phases:
             steps, after = phase.steps, first + len(phase.steps)
             objectives = {objective.task.name: objective for objective in phase.objectives}
+            mined = {name: one.negatives for name, one in objectives.items() if one.negatives}
             learned = {name: value for objective in phase.objectives for name, value in objective.parameters.items()}
             engine = run.engine(trainee, phase.optimiser, world, learned)
             if start and first < done <= after:
                 engine.load(start.tensors)
+                for name, negatives in mined.items():
+                    negatives.load(_part(start.tensors, name))
             for number in range(max(first, done), after):
                 if selection and selection.hopeless:
                     break
@@ -118,6 +122,8 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                 rate = phase.optimiser.rate(number - first, len(steps))
                 norm = engine.step(rate)
                 done = number + 1
+                for negatives in mined.values():
+                    negatives.finish_step(done, lambda: vectors_of(trainee.frozen(), tokens))
                 log.add(number, losses, rate, norm, int(length_T.sum()))
                 figures = {"lr": rate, **({} if norm is None else {"gradient_norm": norm})}
                 better = False
@@ -129,6 +135,8 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                 if better or save or stop:
                     run.cadence.began(done)
                     tensors = {**engine.state(), **log.state()}
+                    for name, negatives in mined.items():
+                        tensors |= {f"{name}:{key}": tensor for key, tensor in negatives.state().items()}
                     values = {"tasks": log.tasks, "dev": selection.measured if selection else []}
                     checkpoints.start(done, State(tensors, values), selection.best if selection else None)
                 if stop:
@@ -201,6 +209,11 @@ def _backward(
     grad_TD = world.sum_(grads[0] if len(grads) == 1 else torch.cat(grads))
     engine.backward(grad_TD if world.size == 1 else grad_TD[torch.from_numpy(own)])
     return length_T, losses
+
+
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors called ``name:KEY``, by key."""
+    return {key.partition(":")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}:")}
 
 
 def _agree(world: World, losses: Mapping[str, float], save: bool, stop: bool) -> tuple[dict[str, float], bool, bool]:

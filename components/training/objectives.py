@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.training.corpus import ABSENT, Rows
+from components.training.dynamic import HardNegatives, mean_cosines
 from components.training.fused import fused_info_nce
 from components.training.losses import class_contrast, cosent, distillation, matryoshka
 from components.training.plan import TaskRows
@@ -51,6 +52,11 @@ class Objective(Protocol):
         """What is learned beside the model, by name; `loss` leaves gradients in ``.grad``."""
         ...
 
+    @property
+    def negatives(self) -> HardNegatives | None:
+        """Hard negatives that remember their scores, which `loss` shows them, and may change between steps."""
+        ...
+
     def texts(self, rows: Rows) -> Texts:
         """The texts to embed for a batch, [T]."""
         ...
@@ -61,20 +67,25 @@ class Objective(Protocol):
 
 
 class Retrieval:
-    """InfoNCE: store rows of queries [N], positives [N], hard negatives [N, K] (``ABSENT`` where a row has fewer)."""
+    """InfoNCE: store rows of queries [N], positives [N], hard negatives.
+
+    These are fixed [N, K] (``ABSENT`` where a row has fewer), or are mined, watched and maybe replaced.
+    """
 
     def __init__(
         self,
         query_N: Rows,
         positive_N: Rows,
-        negative_NK: Rows,
+        negatives: Rows | HardNegatives,
         repeat_N: Rows,
         batch_size: int,
         scale: float,
         matryoshka: Matryoshka,
         bf16: bool,
     ) -> None:
-        self._query_N, self._positive_N, self._negative_NK = query_N, positive_N, negative_NK
+        self._query_N, self._positive_N = query_N, positive_N
+        self.negatives = negatives if isinstance(negatives, HardNegatives) else None
+        self._negatives_of = negatives.of if isinstance(negatives, HardNegatives) else negatives.__getitem__
         self._scale, self._matryoshka, self._bf16 = scale, matryoshka, bf16
         self.parameters: Mapping[str, Tensor] = {}
         # queries and positives must be distinct in a batch: a repeated one would be a false negative
@@ -90,8 +101,11 @@ class Retrieval:
         """Every query against every positive and negative of the batch, save those known to be relevant to it."""
         import torch
 
-        count = len(rows)
-        mask_BM = self._related.mask(self._query_N[rows], self._passages(rows))
+        count, passage_M = len(rows), self._passages(rows)
+        mask_BM = self._related.mask(self._query_N[rows], passage_M)
+        if self.negatives:
+            columns_BK = places(passage_M, self.negatives.of(rows))
+            self.negatives.observe(rows, *mean_cosines(embedding_TD[:count], embedding_TD[count:], columns_BK))
         loss, grad_query_BD, grad_passage_MD = fused_info_nce(
             embedding_TD[:count],
             embedding_TD[count:],
@@ -106,7 +120,7 @@ class Retrieval:
 
     def _passages(self, rows: Rows) -> Rows:
         positive_B = self._positive_N[rows]
-        mined = np.unique(self._negative_NK[rows])
+        mined = np.unique(self._negatives_of(rows))
         return np.concatenate([positive_B, np.setdiff1d(mined[mined != ABSENT], positive_B)])
 
 
@@ -128,6 +142,13 @@ class Related:
         return mask_BM
 
 
+def places(values_M: Rows, wanted_BK: Rows) -> Rows:
+    """Where each wanted value stands among distinct ones [B, K]; ``ABSENT`` stays."""
+    order_M = np.argsort(values_M)
+    place_BK = np.searchsorted(values_M, wanted_BK, sorter=order_M).clip(max=len(values_M) - 1)
+    return np.where(wanted_BK == ABSENT, ABSENT, order_M[place_BK])
+
+
 class Similarity:
     """CoSENT over graded pairs: store rows of both sides [N], label [N], higher = more alike."""
 
@@ -145,6 +166,7 @@ class Similarity:
         self._left_N, self._right_N, self._label_N = left_N, right_N, label_N
         self._scale, self._matryoshka, self._weight = scale, matryoshka, weight
         self.parameters: Mapping[str, Tensor] = {}
+        self.negatives = None
         self.task = TaskRows("cosent", np.zeros((len(left_N), 0), dtype=np.uint64), batch_size, repeat_N)
 
     def texts(self, rows: Rows) -> Texts:
@@ -187,6 +209,7 @@ class ClassContrast:
         self._text_N, self._class_NC = text_N, np.concatenate([label_N[:, None], other_NK], axis=1)
         self._scale, self._matryoshka, self._weight = scale, matryoshka, weight
         self.parameters: Mapping[str, Tensor] = {}
+        self.negatives = None
         self.task = TaskRows("cls_contrast", np.zeros((len(text_N), 0), dtype=np.uint64), batch_size, repeat_N)
 
     def texts(self, rows: Rows) -> Texts:
@@ -232,6 +255,7 @@ class Distillation:
         self._text_N, self._target_NE, self._matryoshka = text_N, target_NE, matryoshka
         once_N = np.ones(len(text_N), dtype=np.int64)
         self.parameters: Mapping[str, Tensor] = {}
+        self.negatives = None
         self.task = TaskRows("distill", np.zeros((len(text_N), 0), dtype=np.uint64), batch_size, once_N)
 
     def texts(self, rows: Rows) -> Texts:

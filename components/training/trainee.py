@@ -7,6 +7,7 @@ and the loop nothing of layers. Whatever a forward pass keeps for its backward p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Vectors = npt.NDArray[np.float32]
 Backward = Callable[["Tensor", "Tensor", bool], None]
 """Runs one backward pass: outputs, their gradients, and whether it is the step's last one."""
+Frozen = Callable[[Bags, int], Vectors]
+"""A model that stays as it was: unit vectors [T, dims] of texts."""
 
 _CHUNK = 8192  # texts whose vectors are made at once
 
@@ -63,6 +66,10 @@ class Trainee(Protocol):
         """Unit vectors float32 [T, dims] of the leading dimensions, in evaluation mode."""
         ...
 
+    def frozen(self) -> Frozen:
+        """`vectors` of a copy of the model as it is, for another thread; it gives the same bytes on one core."""
+        ...
+
 
 class StaticTrainee:
     """A table of token vectors [V, D]; an embedding is the mean of a text's rows, its gradient in closed form."""
@@ -101,11 +108,19 @@ class StaticTrainee:
 
     def vectors(self, bags: Bags, dims: int) -> Vectors:
         """Unit vectors; one of zeros for a text without tokens."""
-        from torch.nn.functional import normalize
+        return _unit_means(self._weight_VD, bags, dims)
 
-        vectors_TD = np.empty((len(bags), dims), dtype=np.float32)
-        head_VD = self._weight_VD[:, :dims].contiguous()
-        for start in range(0, len(bags), _CHUNK):
-            mean_BD = bag_mean(head_VD, bags[start : start + _CHUNK])
-            vectors_TD[start : start + _CHUNK] = normalize(mean_BD, dim=1).numpy()
-        return vectors_TD
+    def frozen(self) -> Frozen:
+        """The same of a copy of the table."""
+        return partial(_unit_means, self._weight_VD.detach().clone())
+
+
+def _unit_means(weight_VD: Tensor, bags: Bags, dims: int) -> Vectors:
+    from torch.nn.functional import normalize
+
+    vectors_TD = np.empty((len(bags), dims), dtype=np.float32)
+    head_VD = weight_VD[:, :dims].contiguous()
+    for start in range(0, len(bags), _CHUNK):
+        mean_BD = bag_mean(head_VD, bags[start : start + _CHUNK])
+        vectors_TD[start : start + _CHUNK] = normalize(mean_BD, dim=1).cpu().numpy()
+    return vectors_TD
