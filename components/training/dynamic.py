@@ -310,11 +310,14 @@ class HardNegatives:
 
     def _start_mining(self, vectors: VectorsOf) -> None:
         """Mine this process's share of the waiting items in a thread of its own, on one core."""
+        import torch
+
         future: Future[Candidates] = Future()
         items = self._waiting[self._world.share(len(self._waiting))]
 
         def work() -> None:
             try:
+                torch.set_num_threads(1)  # of this thread
                 with alone():
                     future.set_result(self._pool.rank(items, vectors).candidates if len(items) else _NONE)
             except BaseException as error:

@@ -10,7 +10,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,7 +21,7 @@ import numpy.typing as npt
 from components.core.errors import InputError, UsageError
 from components.training.packing import Packed, length_order, make_lean, pack, pool, register_attention
 from components.training.tokens import Bags, tokenise
-from components.training.trainee import Backward, Vectors, autograd
+from components.training.trainee import Backward, Frozen, Vectors, autograd
 
 if TYPE_CHECKING:
     import torch
@@ -301,6 +303,11 @@ class TransformerTrainee:
         """Unit vectors float32 [T, dims] of the leading dimensions, without dropout."""
         with use_threads(self._passes.threads):
             return self._model.vectors(bags, dims, self._passes.precision)
+
+    def frozen(self) -> Frozen:
+        """The same of a copy of the weights; it leaves the number of threads to the thread that calls it."""
+        model = replace(self._model, encoder=deepcopy(self._model.encoder), dense=deepcopy(self._model.dense))
+        return partial(model.vectors, precision=self._passes.precision)
 
     def flops(self, lengths: npt.NDArray[np.int64]) -> float:
         """Floating-point operations that training on texts of these lengths takes, for model FLOPs utilisation.

@@ -209,6 +209,19 @@ def test_options_reach_the_encoder(model: TransformerModel, bags: Bags) -> None:
     assert all(torch.equal(weight.grad, before[name]) for name, weight in trainee.parameters.items())
 
 
+def test_frozen_vectors_stay_as_they_were(model: TransformerModel, bags: Bags) -> None:
+    trainee = model.trainee(Passes())
+    before, frozen = trainee.vectors(bags, 16), trainee.frozen()
+    trainee.embed(bags, 0)
+    trainee.backward(torch.ones(len(bags), trainee.dims))
+    with torch.no_grad():
+        for weight in trainee.parameters.values():
+            weight.add_(1)
+    assert np.array_equal(frozen(bags, 16), before)
+    assert not np.array_equal(trainee.vectors(bags, 16), before)
+    assert all(weight.requires_grad for weight in trainee.parameters.values())
+
+
 def test_vectors_are_the_leading_dimensions_without_dropout(model: TransformerModel, bags: Bags) -> None:
     trainee = model.trainee(Passes(threads=1))
     short = trainee.vectors(bags, 8)
