@@ -45,24 +45,25 @@ class Filled:
 
 def fill_batches(
     texts: npt.NDArray[np.integer[Any]],
-    budget: int,
+    most: int,
     rng: np.random.Generator,
     cost: npt.NDArray[np.integer[Any]] | None = None,
+    budget: int = 0,
 ) -> Filled:
     """Full batches of shuffled rows in which no text id repeats; the last rows, which fill none, are left over.
 
-    ``texts``: integers [N, K]. A row whose text is already in the open batch waits for the next one. ``budget`` is a
-    number of rows, or of what ``cost`` [N] says that each row takes: then rows of similar cost come together, and a
-    batch is full when the next row would exceed the budget, which no single row may.
+    ``texts``: integers [N, K]. A row whose text is already in the open batch waits for the next one. A batch is full
+    at ``most`` rows. With ``cost`` [N], what each row takes of a ``budget``, it is also full when the next row would
+    exceed the budget, which no single row may, and rows of similar cost come together.
     """
     order = rng.permutation(len(texts)).astype(np.int32)
     if cost is not None:
-        order = _alike_together(order, cost, budget)
+        order = _alike_together(order, cost, most, budget)
     if texts.shape[1] == 0 and cost is None:
-        size = min(budget, len(order))
+        size = min(most, len(order))
         count = len(order) // size if size else 0
         return Filled(order[: count * size], np.arange(count + 1, dtype=np.int64) * size)
-    return _Filler(order, texts, cost, budget).run()
+    return _Filler(order, texts, most, cost, budget).run()
 
 
 class _Filler:
@@ -76,10 +77,12 @@ class _Filler:
         self,
         order: npt.NDArray[np.int32],
         texts: npt.NDArray[np.integer[Any]],
+        most: int,
         cost: npt.NDArray[np.integer[Any]] | None,
         budget: int,
     ) -> None:
-        self.order, self.texts, self.budget = order, texts, budget
+        self.order, self.texts, self.most = order, texts, most
+        self.budget = most if cost is None else budget
         self.cost = None if cost is None else cost[order]
         self.before = None if cost is None else edges_of(cost[order])  # cost of all rows before a position
         self.nearest = nearest_clash(texts, order)
@@ -94,10 +97,10 @@ class _Filler:
         rows = np.empty(len(self.order), dtype=np.int32)
         sizes: list[npt.NDArray[np.int64]] = []
         filled, ahead = 0, 16
-        while self.position < len(self.order) or self.waiting_cost >= self.budget:
+        while self.position < len(self.order) or self.waiting_cost >= self.budget or len(self.keys) >= self.most:
             ends = self._clean(ahead) if not self.keys else np.zeros(0, dtype=np.int64)
             if len(ends):
-                ahead = min(2 * ahead, max(1, _AHEAD // self.budget)) if len(ends) == ahead else max(16, 2 * len(ends))
+                ahead = min(2 * ahead, max(1, _AHEAD // self.most)) if len(ends) == ahead else max(16, 2 * len(ends))
                 count = int(ends[-1]) - self.position
                 rows[filled : filled + count] = self.order[self.position : int(ends[-1])]
                 sizes.append(np.diff(ends, prepend=self.position))
@@ -116,16 +119,17 @@ class _Filler:
     def _clean(self, ahead: int) -> npt.NDArray[np.int64]:
         """Ends of the next full batches, up to ``ahead`` of them, before one in which a text repeats."""
         if self.before is None:
-            count = min(ahead, (len(self.order) - self.position) // self.budget)
-            starts = self.position + self.budget * np.arange(count, dtype=np.int64)
-            last = self.position + count * self.budget
-            latest = self.nearest[self.position : last].reshape(count, self.budget).max(axis=1, initial=-1)
+            count = min(ahead, (len(self.order) - self.position) // self.most)
+            starts = self.position + self.most * np.arange(count, dtype=np.int64)
+            last = self.position + count * self.most
+            latest = self.nearest[self.position : last].reshape(count, self.most).max(axis=1, initial=-1)
             clash = latest >= starts
-            return (starts + self.budget)[: int(clash.argmax()) if clash.any() else count]
+            return (starts + self.most)[: int(clash.argmax()) if clash.any() else count]
         ends: list[int] = []
         start = self.position
         while len(ends) < ahead:
-            end = int(np.searchsorted(self.before, self.before[start] + self.budget, side="right")) - 1
+            fitting = int(np.searchsorted(self.before, self.before[start] + self.budget, side="right")) - 1
+            end = min(fitting, start + self.most)
             if end >= len(self.order) or self.nearest[start:end].max() >= start:
                 break
             ends.append(end)
@@ -136,9 +140,9 @@ class _Filler:
         """Positions of the next batch, those that waited first, and whether it is full."""
         seen: set[int] = set()
         blocked: set[int] = set()  # texts whose groups have nothing more to give to this batch
-        chosen, room, full = self._from_waiting(seen, blocked)
-        while room and not full and self.position < len(self.order):
-            part = self.order[self.position : self.position + min(room, _ROWS)]
+        chosen, room = self._from_waiting(seen, blocked)
+        while room and len(chosen) < self.most and self.position < len(self.order):
+            part = self.order[self.position : self.position + min(self.most - len(chosen), _ROWS)]
             for keys in self.texts[part].tolist():
                 cost = self._cost(self.position)
                 clash = next((key for key in keys if key in seen), None)
@@ -147,7 +151,7 @@ class _Filler:
                     self.waiting_cost += cost
                     blocked.add(clash)
                 elif cost > room:
-                    full = True
+                    room = 0
                     break
                 else:
                     seen.update(keys)
@@ -156,13 +160,13 @@ class _Filler:
                 self.position += 1
         for key in blocked & self.groups.keys():
             heappush(self.heads, (self.groups[key][0], key))
-        return chosen, full or not room
+        return chosen, not room or len(chosen) == self.most
 
-    def _from_waiting(self, seen: set[int], blocked: set[int]) -> tuple[list[int], int, bool]:
-        """Positions that have waited and enter the batch, the room that is left, and whether the next does not fit."""
+    def _from_waiting(self, seen: set[int], blocked: set[int]) -> tuple[list[int], int]:
+        """Positions that have waited and enter the batch, and the room that is left; none if the next does not fit."""
         chosen: list[int] = []
         room = self.budget
-        while room and self.heads:
+        while room and len(chosen) < self.most and self.heads:
             place, key = self.heads[0]
             group = self.groups.get(key)
             if group is None or group[0] != place:  # a stale entry: the row has entered, or waits for another text
@@ -170,7 +174,7 @@ class _Filler:
                 continue
             clash = next((each for each in self.keys[place] if each in seen), None)
             if clash is None and self._cost(place) > room:
-                return chosen, room, True
+                return chosen, 0
             heappop(self.heads)
             if clash is not None:
                 blocked.add(clash)
@@ -190,7 +194,7 @@ class _Filler:
                 self._wait(place, keys, clash)
                 if group:
                     heappush(self.heads, (group[0], key))
-        return chosen, room, False
+        return chosen, room
 
     def _wait(self, place: int, keys: list[int], clash: int) -> None:
         self.keys[place] = keys
@@ -218,13 +222,13 @@ def nearest_clash(texts: npt.NDArray[np.integer[Any]], order: npt.NDArray[np.int
 
 
 def _alike_together(
-    order: npt.NDArray[np.int32], cost: npt.NDArray[np.integer[Any]], budget: int
+    order: npt.NDArray[np.int32], cost: npt.NDArray[np.integer[Any]], most: int, budget: int
 ) -> npt.NDArray[np.int32]:
     """``order`` with rows of similar cost beside one another, within windows of some batches, which stay shuffled.
 
     Every second window descends, so that the batch between two windows is no mixture of the longest and the shortest.
     """
-    size = max(1, int(_WINDOW * budget / max(1.0, float(cost.mean()))))
+    size = max(1, int(_WINDOW * min(most, budget / max(1.0, float(cost.mean())))))
     window = np.arange(len(order)) // size
     rising = np.where(window % 2, -1, 1) * cost[order].astype(np.int64)
     return order[np.lexsort((rising, window))]

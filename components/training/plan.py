@@ -41,7 +41,8 @@ class TaskRows:
     K is 0 for a task without in-batch negatives, where a repeated text does no harm. ``repeat`` [N] is how often an
     epoch draws each row (Piccolo2's meta list); its copies never meet in a batch whose texts must be distinct.
     ``batch_size`` counts the rows of a batch over all processes. ``group`` [N] numbers the source of each row, for
-    batches of one source; ``tokens`` [N] counts what a row adds to a batch, for batches with a budget of tokens.
+    batches of one source; ``tokens`` [N] counts what a row adds to a batch, for batches with a budget of tokens;
+    ``ids`` [N] are the records' ids, by which people find them.
     """
 
     name: str
@@ -50,6 +51,7 @@ class TaskRows:
     repeat: npt.NDArray[np.int64]
     group: npt.NDArray[np.integer[Any]] | None = None
     tokens: npt.NDArray[np.integer[Any]] | None = None
+    ids: npt.NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -90,8 +92,9 @@ class Schedule:
     - ``balanced``: every step holds every task that has ``roles``. Retrieval's batches make the epoch; the other tasks
       are drawn again in new orders as often as it takes.
 
-    ``batch_tokens`` makes batches of as many rows as fit a budget of tokens, rows of similar length together, instead
-    of ``batch_size`` rows. ``same_source`` makes batches of one source each (BGE's same-dataset batches). ``section``
+    ``batch_tokens`` ends a batch before it exceeds a budget of tokens, even if it has fewer than ``batch_size`` rows;
+    rows of similar length come together, so that batches fill their budget with many short texts or a few long ones.
+    ``same_source`` makes batches of one source each (BGE's same-dataset batches). ``section``
     is where messages say the parameters stand, such as ``finetune``.
     """
 
@@ -151,6 +154,11 @@ class BatchPlan:
                 batches.append(Batch(task.name, self._batch(index, epoch, turn * count + role), role))
         return batches
 
+    def record_ids(self, batch: Batch) -> list[int]:
+        """Ids of the records of a batch, by which people find them; row numbers where a task has none."""
+        ids = next(task.ids for task in self.tasks if task.name == batch.task)
+        return [int(each) for each in (batch.rows if ids is None else ids[batch.rows])]
+
     def counts(self, epoch: int = 0) -> dict[str, int]:
         """Number of batches of each task in an epoch."""
         if self._balanced:
@@ -205,16 +213,23 @@ class BatchPlan:
         task, schedule = self.tasks[index], self.schedule
         rng = np.random.default_rng([self._seed, epoch, self._streams[task.name], *([time] if time else [])])
         drawn = _drawn(task)
-        budget = schedule.batch_tokens or task.batch_size
-        cost = task.tokens if schedule.batch_tokens else None
         if not schedule.same_source or task.group is None:
-            filled = _fill_rows(task.texts, cost, drawn, budget, rng)
+            filled = self._fill_rows(task, drawn, rng)
             return filled.shuffled(rng) if schedule.batch_tokens else filled
         by_group = np.argsort(task.group[drawn], kind="stable")
         edges = np.flatnonzero(np.diff(task.group[drawn[by_group]])) + 1
-        parts = [_fill_rows(task.texts, cost, drawn[part], budget, rng) for part in np.split(by_group, edges)]
+        parts = [self._fill_rows(task, drawn[part], rng) for part in np.split(by_group, edges)]
         sizes = np.concatenate([np.diff(part.edges) for part in parts])
         return Filled(np.concatenate([part.rows for part in parts]), edges_of(sizes)).shuffled(rng)
+
+    def _fill_rows(self, task: TaskRows, drawn: npt.NDArray[np.int32], rng: np.random.Generator) -> Filled:
+        """Batches of the rows ``drawn`` of a task."""
+        budget = self.schedule.batch_tokens
+        if budget is None or task.tokens is None:
+            filled = fill_batches(task.texts[drawn], task.batch_size, rng)
+        else:
+            filled = fill_batches(task.texts[drawn], task.batch_size, rng, task.tokens[drawn], budget)
+        return Filled(drawn[filled.rows], filled.edges)
 
     def _order_epoch(self, epoch: int) -> npt.NDArray[np.int64]:
         """The steps of an epoch as (task, number of the batch within the task), [S, 2]."""
@@ -265,8 +280,9 @@ def plan_lines(plan: BatchPlan, epochs: int = 1, world: int = 1) -> list[str]:
     steps = sum(plan.steps(epoch) for epoch in range(epochs))
     lines = [f"{schedule.sampling} schedule: {steps:,} steps in {epochs} epochs, {about['steps']:,} in the first"]
     for name, task in about["tasks"].items():
-        size = f"up to {schedule.batch_tokens:,} tokens" if schedule.batch_tokens else f"{task['batch_size']:,} rows"
-        line = f"{name}: {task['drawn']:,} rows in {task['batches']:,} batches of {size}"
+        line = f"{name}: {task['drawn']:,} rows in {task['batches']:,} batches of {task['batch_size']:,} rows"
+        if schedule.batch_tokens:
+            line += f" or {schedule.batch_tokens:,} tokens"
         if plan.schedule.sampling == "balanced":
             line += f", {task['roles']} roles in every step"
         if task["passes"] > 1:
@@ -308,17 +324,18 @@ def _check(schedule: Schedule, tasks: Sequence[TaskRows]) -> None:
     there = ", ".join(sorted(_SECTION_OF.get(name, name) for name in names)) or "none"
     if schedule.sampling == "weighted":
         key = schedule.key("schedule", "weights")
+        known = {*TASK_OF, *TASK_OF.values(), *names}
         for name, weight in schedule.weights.items():
-            if TASK_OF.get(name, name) not in names:
-                raise UsageError(f"{key}: {name} has no records; allowed: {there}")
+            if name not in known:
+                raise UsageError(f"{key}: no task is named {name}; allowed: {there}")
             if not 0 <= weight < float("inf"):
                 raise UsageError(f"{key}.{name}: {weight}; allowed: numbers from 0")
-        given = {TASK_OF.get(name, name) for name in schedule.weights}
-        missing = [_SECTION_OF.get(name, name) for name in sorted(names - given)]
+        given = {TASK_OF.get(name, name): weight for name, weight in schedule.weights.items()}
+        missing = [_SECTION_OF.get(name, name) for name in sorted(names - given.keys())]
         if missing:
             raise UsageError(f"{key}: no weight for {', '.join(missing)}; give 0 to leave a task out")
-        if not any(schedule.weights.values()):
-            raise UsageError(f"{key}: all weights are 0; allowed: at least one above 0")
+        if names and not any(given[name] for name in names):
+            raise UsageError(f"{key}: 0 for every task that has records ({there}); allowed: at least one above 0")
     if schedule.sampling == "balanced":
         key = schedule.key("schedule", "roles")
         for section, name in TASK_OF.items():
@@ -347,18 +364,6 @@ def _drawn(task: TaskRows) -> npt.NDArray[np.int32]:
     """The rows that an epoch draws, a row as often as it is to be repeated."""
     rows = np.arange(len(task), dtype=np.int32)
     return rows if (task.repeat == 1).all() else np.repeat(rows, task.repeat)
-
-
-def _fill_rows(
-    texts: npt.NDArray[np.integer[Any]],
-    cost: npt.NDArray[np.integer[Any]] | None,
-    drawn: npt.NDArray[np.int32],
-    budget: int,
-    rng: np.random.Generator,
-) -> Filled:
-    """Batches of the rows ``drawn``, as rows of the task."""
-    filled = fill_batches(texts[drawn], budget, rng, None if cost is None else cost[drawn])
-    return Filled(drawn[filled.rows], filled.edges)
 
 
 def _some(rows: Sequence[int]) -> str:

@@ -136,7 +136,7 @@ def test_no_text_twice_in_a_batch_and_no_row_more_often_than_its_share(
         assert plan.counts(1)[each.name] == len(batches)
         for batch in batches:
             assert budget is None or each.tokens[batch].sum() <= budget
-            assert budget is not None or len(batch) <= each.batch_size
+            assert len(batch) <= each.batch_size
             assert not same_source or len(set(each.group[batch].tolist())) == 1
             texts = [text for row in batch for text in set(each.texts[row].tolist())]
             assert len(set(texts)) == len(texts)
@@ -261,7 +261,7 @@ def test_one_repeated_text_leaves_one_row_a_batch() -> None:
 
 def test_token_budget_fills_batches_with_rows_of_similar_length() -> None:
     tokens = np.random.default_rng(0).integers(1, 200, 3000)
-    plan = BatchPlan([task("pairs", 3000, 8, 10_000, tokens=tokens)], 0, Schedule(batch_tokens=1000))
+    plan = BatchPlan([task("pairs", 3000, 200, 10_000, tokens=tokens)], 0, Schedule(batch_tokens=1000))
     batches = batches_of(plan, "pairs")
     filled = [int(tokens[batch].sum()) for batch in batches]
     assert max(filled) <= 1000
@@ -270,6 +270,8 @@ def test_token_budget_fills_batches_with_rows_of_similar_length() -> None:
     assert np.median(spreads) < 20  # of 199
     means = [tokens[batch].mean() for batch in batches]
     assert np.corrcoef(means[:-1], means[1:])[0, 1] < 0.3  # short and long batches alternate at random
+    capped = BatchPlan([task("pairs", 3000, 20, 10_000, tokens=tokens)], 0, Schedule(batch_tokens=1000))
+    assert max(map(len, batches)) > 20 == max(map(len, batches_of(capped, "pairs")))
 
 
 def test_same_source_batches_alternate_at_random() -> None:
@@ -296,11 +298,13 @@ def test_nearest_clash_is_the_last_row_before_that_shares_a_text() -> None:
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        (Schedule("weighted", {"pairs": 1}), r"schedule.weights: pairs has no records; allowed: retrieval, similarity"),
-        (Schedule("weighted", {"classes": 1}), r"schedule.weights: classes has no records"),
+        (Schedule("weighted", {"pairs": 1}), r"schedule.weights: no task is named pairs; allowed: retrieval, simil"),
         (Schedule("weighted", {"retrieval": 1}), r"schedule.weights: no weight for similarity"),
         (Schedule("weighted", {"retrieval": 1, "similarity": -1}), r"schedule.weights.similarity: -1; allowed"),
-        (Schedule("weighted", {"retrieval": 0, "similarity": 0}), r"schedule.weights: all weights are 0"),
+        (
+            Schedule("weighted", {"retrieval": 0, "similarity": 0, "classes": 1}),
+            r"schedule.weights: 0 for every task that has records \(retrieval, similarity\)",
+        ),
         (Schedule("balanced", roles=Roles(4, 1, 1)), r"schedule.roles.classes: 1 roles for an empty task"),
         (Schedule("balanced", roles=Roles(0, 1)), r"schedule.roles.retrieval: 0"),
         (Schedule("balanced", roles=Roles(1, -1)), r"schedule.roles.similarity: -1"),
@@ -315,6 +319,12 @@ def test_schedule_that_does_not_fit_the_tasks_is_refused(schedule: Schedule, mes
     ]
     with pytest.raises(UsageError, match=message):
         BatchPlan(tasks, 0, schedule)
+
+
+def test_records_of_a_batch_are_found_by_their_ids() -> None:
+    plan = BatchPlan([task("pairs", 20, 4, 90, ids=np.arange(20, dtype=np.uint64) + 2**63)], 0)
+    batch = plan.batches(0, 1)[0]
+    assert plan.record_ids(batch) == [2**63 + row for row in batch.rows.tolist()]
 
 
 def test_world_must_divide_batches_or_roles() -> None:
