@@ -1,23 +1,49 @@
 """InfoNCE fused over all Matryoshka dimensions, with its gradient in closed form.
 
 Autograd computes one similarity matrix for each Matryoshka dimension and keeps them all for the backward pass. Here the
-similarities grow dimension by dimension (one matrix product in all), and the gradient is written down directly: the
-same numbers faster, and the same bytes each time.
+similarities grow dimension by dimension (one matrix product in all), a block of queries at a time, and the gradient is
+written down directly: the same numbers faster, in the memory of a block, and the same bytes each time.
+
+With G_k the inner products x·y of the leading d_k dimensions, S_k = scale · G_k / (|x|_k |y|_k), W_k = ∂L/∂S_k (the
+softmax less the target) and A_k = ∂L/∂G_k = W_k · scale / (|x|_k |y|_k), the gradient of x_i in the dimensions of
+segment s is Σ_{k ≥ s} ((A_k y)_i − Σ_j (W_k S_k)_ij x_i / |x_i|²_k), and that of log(scale) is the sum of all W_k S_k.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.training.lanes import in_lanes, share
+from components.training.losses import IN_BATCH, NO_MASKS, Masks, Terms
+from components.training.products import product
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_BLOCK = 256  # query rows worked on at once: their scores stay in the processor's cache
-_LARGEST_EXPONENT = 70.0  # e⁷⁰ summed over 10⁷ candidates still fits fp32, so no row needs its maximum first
+# Scores of a block, which the matrix products work on: on a CPU those of all dimensions stay near its last cache.
+_BLOCK_SCORES = {"cpu": 2**19, "cuda": 2**25}
+_FEWEST_ROWS, _MOST_ROWS = 32, {"cpu": 512, "cuda": 2**25}  # of a block
+# Scores that the softmax and its gradient work on at once: they stay in a core's own cache.
+_TILE_SCORES = {"cpu": 2**17, "cuda": 2**25}
 _MASKED = -1e4  # a score that no softmax sees, finite so that 0 × score stays 0
+_SMALLEST_CHANCE = 1e-30
+_QUERY, _PASSAGE = 0, 1
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A loss and its gradients with respect to queries [B, D], passages [M, D] and log(scale).
+
+    ``watched``: the cosines that the caller asked to see, at the last dimension [b, K]; None if it asked for none.
+    """
+
+    loss: float
+    query_grad: Tensor
+    passage_grad: Tensor
+    log_scale_grad: float
+    watched: Tensor | None = None
 
 
 def fused_info_nce(
@@ -26,89 +52,251 @@ def fused_info_nce(
     scale: float,
     dims: Sequence[int],
     weights: Sequence[float],
-    mask_BM: Tensor | None = None,
+    masks: Masks = NO_MASKS,
+    terms: Terms = IN_BATCH,
     bf16: bool = False,
-    part: slice | None = None,
-) -> tuple[float, Tensor, Tensor]:
-    """Σ_k weights[k] · InfoNCE on the leading dims[k] dimensions, with its gradients: (loss, [B, D], [M, D]).
+    rows: slice | None = None,
+    watch_BK: Tensor | None = None,
+) -> Contrast:
+    """Σ_k weights[k] · InfoNCE on the leading dims[k] dimensions, with its gradients.
 
-    The same value as ``losses.matryoshka`` of ``losses.info_nce`` with ``reduction="sum"``. ``dims`` ascend; dimensions
-    beyond the last get no gradient. ``mask_BM`` True marks pairs that are no negatives. ``bf16`` rounds the operands of
-    the matrix products, never the softmax. ``part`` leaves all but these queries to others: the results of parts that
-    cover the batch add up to its loss and gradients.
-
-    With G_k the inner products of the leading d_k dimensions, S_k = scale · G_k / (|q|_k |p|_k) and A_k = ∂L/∂G_k, the
-    gradient of query i in the dimensions of segment s is Σ_{k ≥ s} (A_k p − (A_k·G_k)_i q_i / |q_i|²_k).
+    The same value as ``losses.matryoshka`` of ``losses.info_nce`` with ``reduction="sum"``, whatever the masks and
+    terms. ``dims`` ascend; dimensions beyond the last get no gradient. ``bf16`` rounds the operands of the matrix
+    products, never the softmax. ``rows`` leaves all but these queries to others: losses and gradients of disjoint
+    shares add up to the whole. ``watch_BK`` (int64) are places among the passages whose cosines with the query are
+    handed back for these rows, masked or not.
     """
+    rows = slice(0, len(query_BD)) if rows is None else rows
+    sides = (_Side(query_BD, dims, bf16), _Side(passage_MD, dims, bf16))
+    work = _Work(sides, scale, weights, terms, masks, rows, watch_BK)
+    on_cpu = query_BD.device.type == "cpu"
+    sums = in_lanes(lambda lane: work.run(share(0, lane, rows))) if on_cpu else [work.run(rows)]
+    query_grad_BD, passage_grad_MD = (
+        _projected(side, work.left[name], [each.right[name] for each in sums], [each.along[name] for each in sums])
+        for name, side in enumerate(sides)
+    )
+    return Contrast(
+        float(work.loss_B.sum()), query_grad_BD, passage_grad_MD, float(work.slope_B.sum()), work.watched_bK
+    )
+
+
+class _Side:
+    """One kind of text: its embeddings cut into the segments between the dimensions, and their norms."""
+
+    def __init__(self, whole_ND: Tensor, dims: Sequence[int], bf16: bool) -> None:
+        import torch
+
+        edges = [0, *dims]
+        self.whole_ND = whole_ND
+        self.spans = [slice(edges[k], edges[k + 1]) for k in range(len(dims))]
+        self.parts = [whole_ND[:, span].contiguous() for span in self.spans]
+        self.operands = [part.to(torch.bfloat16) for part in self.parts] if bf16 else self.parts
+        squares_KN = torch.stack([part.square().sum(1) for part in self.parts])
+        self.inverse_KN = squares_KN.cumsum(0).sqrt().clamp_min(1e-12).reciprocal()
+
+    def __len__(self) -> int:
+        return len(self.whole_ND)
+
+
+@dataclass(frozen=True)
+class _Term:
+    """Scores of the left texts of a row with all right texts; column i is the partner of row i.
+
+    ``own``: the partner is the target, else it is left out. ``negatives_from``: the columns before it are left out,
+    save the partner.
+    """
+
+    left: int
+    right: int
+    mask: Tensor | None
+    own: bool = True
+    negatives_from: int = 0
+
+
+class _Sums:
+    """What the rows of one lane add to the gradients, by side.
+
+    ``right``: the segments of texts on the right [d_s, N] (empty if there are none); ``along``: Σ W_k S_k [K, N].
+    """
+
+    def __init__(self, sides: Sequence[_Side]) -> None:
+        import torch
+
+        self.right: list[list[Tensor]] = [[] for _ in sides]
+        self.along = [torch.zeros_like(side.inverse_KN) for side in sides]
+
+    def add(self, side: int, k: int, grad_dN: Tensor) -> None:
+        """Adds to the segment ``k``; the first segments come in order."""
+        if k == len(self.right[side]):
+            self.right[side].append(grad_dN)
+        else:
+            self.right[side][k] += grad_dN
+
+
+class _Work:
+    """The loss of some rows, whichever lane asks; rows of different lanes are disjoint."""
+
+    def __init__(
+        self,
+        sides: tuple[_Side, _Side],
+        scale: float,
+        weights: Sequence[float],
+        terms: Terms,
+        masks: Masks,
+        rows: slice,
+        watch_BK: Tensor | None,
+    ) -> None:
+        import torch
+
+        query, _ = self.sides = sides
+        whole = query.whole_ND
+        self.scale, self.weights, self.first, self.watch_BK = scale, weights, rows.start, watch_BK
+        self.groups = _groups(terms, masks, len(query))
+        self.loss_B = torch.zeros(len(query), dtype=torch.float64, device=whole.device)
+        self.slope_B = torch.zeros_like(self.loss_B)
+        used = {term.left for group in self.groups for term in group}
+        self.left = [
+            [torch.zeros_like(part) for part in side.parts] if name in used else [] for name, side in enumerate(sides)
+        ]
+        self.watched_bK = None
+        if watch_BK is not None:
+            self.watched_bK = whole.new_zeros(rows.stop - rows.start, watch_BK.shape[1])
+
+    def run(self, rows: slice) -> _Sums:
+        """Loss of these query rows; writes what is theirs alone and returns what they add to other texts."""
+        sums = _Sums(self.sides)
+        kind = self.loss_B.device.type
+        for group in self.groups:
+            width = sum(len(self.sides[term.right]) for term in group)
+            step = max(_FEWEST_ROWS, min(_MOST_ROWS[kind], _BLOCK_SCORES[kind] // width))
+            for start in range(rows.start, rows.stop, step):
+                self._block(slice(start, min(start + step, rows.stop)), group, sums)
+        return sums
+
+    def _block(self, rows: slice, group: Sequence[_Term], sums: _Sums) -> None:
+        columns, count = [], 0
+        for term in group:
+            columns.append(slice(count, count + len(self.sides[term.right])))
+            count = columns[-1].stop
+        gram_KbM = self._grams(rows, group)
+        step = max(1, _TILE_SCORES[self.loss_B.device.type] // count)
+        for start in range(rows.start, rows.stop, step):
+            stop = min(start + step, rows.stop)
+            tile_KnM = [gram_bM[start - rows.start : stop - rows.start] for gram_bM in gram_KbM]
+            self._tile(tile_KnM, slice(start, stop), group, columns, sums)
+        for term, span in zip(group, columns, strict=True):
+            left, right = self.sides[term.left], self.sides[term.right]
+            for k, slope_bM in enumerate(gram_KbM):
+                operand_bM = (slope_bM if len(group) == 1 else slope_bM[:, span].contiguous()).to(
+                    left.operands[k].dtype
+                )
+                self.left[term.left][k][rows] += product(operand_bM, right.operands[k].T)
+                sums.add(term.right, k, product(left.operands[k][rows].T, operand_bM.T))
+
+    def _grams(self, rows: slice, group: Sequence[_Term]) -> list[Tensor]:
+        """Inner products of the leading dimensions, by dimension, [b, columns of all terms]."""
+        import torch
+
+        by_term = []
+        for term in group:
+            left, right = self.sides[term.left], self.sides[term.right]
+            grams: list[Tensor] = []
+            for k, operand in enumerate(right.operands):
+                grams.append(product(left.operands[k][rows], operand, grams[-1] if grams else None))
+            by_term.append(grams)
+        return by_term[0] if len(group) == 1 else [torch.cat(parts, dim=1) for parts in zip(*by_term, strict=True)]
+
+    def _tile(
+        self, gram_KnM: list[Tensor], rows: slice, group: Sequence[_Term], columns: Sequence[slice], sums: _Sums
+    ) -> None:
+        """Adds loss and slopes of these rows, and replaces each G_k by Σ_{j ≥ k} A_j."""
+        import torch
+
+        own_n1 = torch.arange(rows.start, rows.stop, device=self.loss_B.device)[:, None]
+        factor_nM, softmax_nM = torch.empty_like(gram_KnM[0]), torch.empty_like(gram_KnM[0])
+        later_nM = gram_KnM[0].new_zeros(())
+        share = 1 / (len(self.groups) * len(self.loss_B))
+        for k in reversed(range(len(gram_KnM))):
+            for term, span in zip(group, columns, strict=True):
+                left_n, right_M = self.sides[term.left].inverse_KN[k, rows], self.sides[term.right].inverse_KN[k]
+                torch.mul(self.scale * left_n[:, None], right_M, out=factor_nM[:, span])
+            scores_nM = gram_KnM[k].mul_(factor_nM)
+            if (
+                self.watch_BK is not None
+                and self.watched_bK is not None
+                and k == len(gram_KnM) - 1
+                and group is self.groups[0]
+            ):
+                watched = slice(rows.start - self.first, rows.stop - self.first)
+                self.watched_bK[watched] = scores_nM.gather(1, self.watch_BK[rows]) / self.scale
+            for term, span in zip(group, columns, strict=True):
+                _mask(scores_nM[:, span], term, rows, own_n1)
+            torch.softmax(scores_nM, 1, out=softmax_nM)
+            weight = self.weights[k] * share
+            self.loss_B[rows] += weight * _surprise(scores_nM, softmax_nM, own_n1)
+            softmax_nM.scatter_add_(1, own_n1, softmax_nM.new_full((1, 1), -1.0).expand_as(own_n1))
+            along_nM = scores_nM.mul_(softmax_nM)
+            for term, span in zip(group, columns, strict=True):
+                along_n = along_nM[:, span].sum(1)
+                self.slope_B[rows] += weight * along_n
+                sums.along[term.left][k, rows] += weight * along_n
+                sums.along[term.right][k] += weight * along_nM[:, span].sum(0)
+            later_nM = torch.addcmul(later_nM, softmax_nM, factor_nM, value=weight, out=gram_KnM[k])
+
+
+def _groups(terms: Terms, masks: Masks, count: int) -> list[list[_Term]]:
+    """The terms that meet in a softmax; the loss is the mean over the groups. The first term holds the target."""
+    groups = [[_Term(_QUERY, _PASSAGE, masks.passages, negatives_from=0 if terms.in_batch else count)]]
+    if terms.query_query:
+        groups[0].append(_Term(_QUERY, _QUERY, masks.queries, own=False))
+    if terms.passage_passage:
+        groups[0].append(_Term(_PASSAGE, _PASSAGE, masks.siblings, own=False))
+    if terms.symmetric:
+        mask_BB = None if masks.passages is None else masks.passages[:, :count].T
+        from_passages = _Term(_PASSAGE, _QUERY, mask_BB)
+        groups = [groups[0] + [from_passages]] if terms.joint else [*groups, [from_passages]]
+    return groups
+
+
+def _mask(scores_nM: Tensor, term: _Term, rows: slice, own_n1: Tensor) -> None:
+    """Takes out of ``scores_nM`` what is no negative, leaving the target where the term has it."""
+    if term.own and term.mask is None and not term.negatives_from:
+        return
+    kept_n1 = scores_nM.gather(1, own_n1) if term.own else scores_nM.new_full((1, 1), _MASKED).expand_as(own_n1)
+    if term.mask is not None:
+        scores_nM.masked_fill_(term.mask[rows], _MASKED)
+    scores_nM[:, : term.negatives_from] = _MASKED
+    scores_nM.scatter_(1, own_n1, kept_n1)
+
+
+def _surprise(scores_nM: Tensor, softmax_nM: Tensor, target_n1: Tensor) -> Tensor:
+    """−log of the target's probability [n]; by way of the largest one where some target's is too small for fp32."""
+    chance_n1 = softmax_nM.gather(1, target_n1)
+    if float(chance_n1.min()) > _SMALLEST_CHANCE:
+        return -chance_n1[:, 0].log()
+    return scores_nM.amax(1) - softmax_nM.amax(1).log() - scores_nM.gather(1, target_n1)[:, 0]
+
+
+def _projected(side: _Side, left: list[Tensor], right: Sequence[list[Tensor]], along: Sequence[Tensor]) -> Tensor:
+    """The gradient [N, D]: what the rows found as left and as right texts, less its part along the text's vector."""
     import torch
 
-    count, edges = len(query_BD), [0, *dims]
-    spans = [slice(edges[k], edges[k + 1]) for k in range(len(dims))]
-    inverse_query_KB1 = _leading_norms(query_BD, spans).reciprocal()[..., None]
-    inverse_passage_KM = _leading_norms(passage_MD, spans).reciprocal()
-    operand = torch.bfloat16 if bf16 else query_BD.dtype
-    operand_query_BD, operand_passage_MD = query_BD.to(operand), passage_MD.to(operand)
-    shift = max(0.0, scale - _LARGEST_EXPONENT)
-    grad_query_BD = torch.zeros_like(query_BD)
+    grad_ND = torch.zeros_like(side.whole_ND)
+    along_KN = sum(along[1:], along[0]) * side.inverse_KN.square()
+    later_KN = along_KN.flip(0).cumsum(0).flip(0)
 
-    def block(rows: slice, grad_passage_MD: Tensor, along_passage_KM: Tensor) -> float:
-        """Loss of these query rows; writes their gradient, adds their part of the passages'."""
-        target_b1 = torch.arange(rows.start, rows.stop)[:, None]
-        gram_bM = query_BD.new_zeros(len(target_b1), len(passage_MD))
-        loss, slope_KbM, along_Kb1 = 0.0, [], []
-        for k, span in enumerate(spans):
-            gram_bM += operand_query_BD[rows, span] @ operand_passage_MD[:, span].T
-            scores_bM = gram_bM * (scale * inverse_query_KB1[k, rows])
-            scores_bM *= inverse_passage_KM[k]
-            if mask_BM is not None:
-                scores_bM.masked_fill_(mask_BM[rows], _MASKED)
-            slope_bM = (scores_bM - shift).exp_()
-            total_b1 = slope_bM.sum(1, keepdim=True)
-            loss += weights[k] / count * float((total_b1.log() + shift - scores_bM.gather(1, target_b1)).double().sum())
-            slope_bM.scatter_add_(1, target_b1, -total_b1)
-            slope_bM *= weights[k] / count / total_b1
-            along_bM = scores_bM.mul_(slope_bM)
-            along_passage_KM[k] += along_bM.sum(0)
-            along_Kb1.append(along_bM.sum(1, keepdim=True) * inverse_query_KB1[k, rows] ** 2)
-            slope_bM *= scale * inverse_query_KB1[k, rows]
-            slope_bM *= inverse_passage_KM[k]
-            slope_KbM.append(slope_bM)
-        slope_bM, along_b1 = gram_bM.zero_(), torch.zeros_like(along_Kb1[0])
-        for k in reversed(range(len(dims))):
-            span = spans[k]
-            slope_bM += slope_KbM[k]
-            along_b1 += along_Kb1[k]
-            operand_bM = slope_bM.to(operand)
-            grad_query_BD[rows, span] = operand_bM @ operand_passage_MD[:, span] - along_b1 * query_BD[rows, span]
-            grad_passage_MD[:, span] += operand_bM.T @ operand_query_BD[rows, span]
-        return loss
+    def work(rows: slice) -> None:
+        for k, span in enumerate(side.spans):
+            grad_nd = grad_ND[rows, span]
+            if left:
+                grad_nd += left[k][rows]
+            right_dn = [part[k][:, rows] for part in right if part]
+            if right_dn:
+                grad_nd += sum(right_dn[1:], right_dn[0]).T
+            grad_nd.addcmul_(later_KN[k, rows, None], side.parts[k][rows], value=-1)
 
-    def work(lane: int) -> tuple[float, Tensor, Tensor]:
-        mine, loss = share(count, lane, part), 0.0
-        grad_passage_MD, along_passage_KM = torch.zeros_like(passage_MD), torch.zeros_like(inverse_passage_KM)
-        for start in range(mine.start, mine.stop, _BLOCK):
-            loss += block(slice(start, min(start + _BLOCK, mine.stop)), grad_passage_MD, along_passage_KM)
-        return loss, grad_passage_MD, along_passage_KM
-
-    loss_L, grad_passage_LMD, along_passage_LKM = zip(*in_lanes(work), strict=True)
-    grad_passage_MD, along_passage_KM = _ordered_sum(grad_passage_LMD), _ordered_sum(along_passage_LKM)
-    along_M1 = torch.zeros_like(passage_MD[:, :1])
-    for k in reversed(range(len(dims))):
-        along_M1 += (along_passage_KM[k] * inverse_passage_KM[k] ** 2)[:, None]
-        grad_passage_MD[:, spans[k]] -= along_M1 * passage_MD[:, spans[k]]
-    return sum(loss_L), grad_query_BD, grad_passage_MD
-
-
-def _leading_norms(part_BD: Tensor, spans: Sequence[slice]) -> Tensor:
-    """Norm of the leading dimensions up to the end of each span [K, B], never below 1e-12."""
-    import torch
-
-    squares_KB = torch.stack([part_BD[:, span].square().sum(1) for span in spans])
-    return squares_KB.cumsum(0).sqrt().clamp_min(1e-12)
-
-
-def _ordered_sum(parts: Sequence[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total += part
-    return total
+    if grad_ND.device.type == "cpu":
+        in_lanes(lambda lane: work(share(len(grad_ND), lane)))
+    else:
+        work(slice(0, len(grad_ND)))
+    return grad_ND

@@ -9,7 +9,7 @@ shares add up to those of the batch. A loss that does not split by rows is left 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -20,7 +20,15 @@ import numpy.typing as npt
 from components.training.corpus import ABSENT, Rows
 from components.training.dynamic import HardNegatives, mean_cosines
 from components.training.fused import fused_info_nce
-from components.training.losses import class_contrast, cosent, distillation, matryoshka
+from components.training.losses import (
+    NO_MASKS,
+    Masks,
+    class_contrast,
+    cosent,
+    distillation,
+    matryoshka,
+    value_and_gradient,
+)
 from components.training.plan import TaskRows
 from components.training.tokens import PASSAGE, QUERY, SYMMETRIC, Texts
 
@@ -106,17 +114,17 @@ class Retrieval:
         if self.negatives:
             columns_BK = places(passage_M, self.negatives.of(rows))
             self.negatives.observe(rows, *mean_cosines(embedding_TD[:count], embedding_TD[count:], columns_BK))
-        loss, grad_query_BD, grad_passage_MD = fused_info_nce(
+        found = fused_info_nce(
             embedding_TD[:count],
             embedding_TD[count:],
             self._scale,
             self._matryoshka.dims,
             self._matryoshka.weights,
-            torch.from_numpy(mask_BM) if mask_BM.any() else None,
-            self._bf16,
-            share,
+            Masks(torch.from_numpy(mask_BM)) if mask_BM.any() else NO_MASKS,
+            bf16=self._bf16,
+            rows=share,
         )
-        return loss, torch.cat([grad_query_BD, grad_passage_MD])
+        return found.loss, torch.cat([found.query_grad, found.passage_grad])
 
     def _passages(self, rows: Rows) -> Rows:
         positive_B = self._positive_N[rows]
@@ -273,15 +281,3 @@ class Distillation:
             embedding_TD,
             share.stop == len(rows),
         )
-
-
-def value_and_gradient(value: Callable[[Tensor], Tensor], embedding_TD: Tensor, mine: bool) -> tuple[float, Tensor]:
-    """``value`` of the embeddings and its gradient [T, D], by autograd over the embeddings only; 0 if not ``mine``."""
-    import torch
-
-    if not mine:
-        return 0.0, torch.zeros_like(embedding_TD)
-    leaf_TD = embedding_TD.detach().requires_grad_()
-    loss = value(leaf_TD)
-    (grad_TD,) = torch.autograd.grad(loss, leaf_TD)
-    return float(loss.detach()), grad_TD
