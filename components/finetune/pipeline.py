@@ -12,12 +12,13 @@ from components.core.fingerprint import code_digest, digest_json
 from components.core.step import Context
 from components.finetune.params import FinetuneParams
 from components.training.checkpoint import Cadence, Checkpoints
-from components.training.corpus import Corpus, RetrievalRows, read_corpus
+from components.training.corpus import ABSENT, Corpus, RetrievalRows, Rows, read_corpus
+from components.training.dynamic import HardNegatives, Pool, Rule, vectors_of, write_negatives
 from components.training.engine import Optimiser
 from components.training.history import History, final_losses, write_losses, write_metrics
 from components.training.lanes import use_threads
 from components.training.loop import Phase, Run, train
-from components.training.mining import Window, mine, unit_vectors
+from components.training.mining import Window
 from components.training.model import StaticModel, load_model, save_model
 from components.training.monitor import Monitor
 from components.training.objectives import ClassContrast, Matryoshka, Objective, Retrieval, Similarity
@@ -56,6 +57,9 @@ def run(ctx: Context) -> None:
         ctx.log(f"goes on after step {History.of(start).steps}")
     tuned = StaticModel(model.tokenizer, start.tensors["weight"] if start else model.weight_VD.clone())
     trainee, tokens = StaticTrainee(tuned.weight_VD), SidedTokens.same(store)
+    negatives = next((objective.negatives for objective in objectives if objective.negatives), None)
+    if negatives and not start:
+        _mine(ctx, params, negatives, trainee, tokens)
     cadence = Cadence(params.checkpoint.steps, params.checkpoint.minutes)
     with Monitor("finetune", ctx.log) as monitor:
         log = train(trainee, tokens, [phase], Run(checkpoints, cadence, start, monitor=monitor))
@@ -69,6 +73,9 @@ def run(ctx: Context) -> None:
         "steps": phase.plan.counts(),
         "loss": final_losses(log),
     }
+    if negatives:
+        metrics["negatives"] = negatives.figures()
+    write_negatives(ctx.outputs["negatives"], negatives)
     write_metrics(ctx.outputs["metrics"], metrics)
     checkpoints.clear()
 
@@ -83,7 +90,7 @@ def _objectives(
         Retrieval(
             pairs.query,
             pairs.positive,
-            _negatives(ctx, params, store, pairs, model),
+            _negatives(params, pairs, model),
             pairs.repeat,
             params.retrieval.batch_size,
             1 / params.retrieval.temperature,
@@ -114,25 +121,26 @@ def _objectives(
     return [objective for objective in objectives if len(objective.task)]
 
 
-def _negatives(
-    ctx: Context, params: FinetuneParams, store: TokenStore, pairs: RetrievalRows, model: StaticModel
-) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """The records' own hard negatives followed by the mined ones [N, K]."""
-    mining = params.mining
+def _negatives(params: FinetuneParams, pairs: RetrievalRows, model: StaticModel) -> Rows | HardNegatives:
+    """The records' own hard negatives alone, or with mined ones."""
+    mining, schedule = params.mining, params.schedule
     if not mining.negatives or not len(pairs.query):
         return pairs.negatives
-    dims = min(mining.dims, model.dims)
-    passage_P = np.unique(pairs.positive)
     window = Window(mining.first, mining.last, mining.ceiling)
-    mined_NK = mine(
-        unit_vectors(model.weight_VD, store, pairs.query, dims),
-        pairs.positive,
-        unit_vectors(model.weight_VD, store, passage_P, dims),
-        passage_P,
-        pairs.query,
-        window,
-        mining.negatives,
+    pool = Pool(pairs.query, pairs.positive, np.unique(pairs.positive), window, min(mining.dims, model.dims))
+    rule = Rule(**mining.dynamic.model_dump()) if mining.dynamic else None
+    roles = schedule.roles.retrieval if schedule.sampling == "balanced" else 1
+    return HardNegatives(pool, mining.negatives, rule, pairs.negatives, roles)
+
+
+def _mine(
+    ctx: Context, params: FinetuneParams, negatives: HardNegatives, trainee: StaticTrainee, tokens: SidedTokens
+) -> None:
+    """Mine with the pretrained model."""
+    with ctx.progress("mining", len(negatives), "pairs") as bar:
+        ranking = negatives.begin(vectors_of(trainee.vectors, tokens), bar.advance)
+    found = int((ranking.candidates != ABSENT).any(axis=1).sum())
+    ctx.log(
+        f"{found:,} of {len(negatives):,} pairs have hard negatives from ranks "
+        f"{params.mining.first}–{params.mining.last} ({ranking.index}, recall {ranking.recall:.3f})"
     )
-    found = int((mined_NK >= 0).any(axis=1).sum())
-    ctx.log(f"{found:,} of {len(mined_NK):,} pairs have hard negatives from ranks {mining.first}–{mining.last}")
-    return np.concatenate([pairs.negatives, mined_NK], axis=1)

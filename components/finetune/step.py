@@ -16,6 +16,7 @@ STEP = Step(
     outputs=(
         Port("output", "model", "models/finetune", "Model as a sentence-transformers folder."),
         Port("loss", "file", "reports/finetune/loss.csv", "Loss of every step."),
+        Port("negatives", "file", "reports/finetune/negatives.csv", "Scores and replacements of mined negatives."),
         Port("metrics", "file", "reports/finetune/metrics.json", "Rows, negatives, steps and final losses by task."),
     ),
     run="components.finetune.pipeline:run",

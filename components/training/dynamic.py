@@ -138,15 +138,22 @@ class HardNegatives:
         self._waiting = np.zeros(0, dtype=np.int64)  # items that are being mined again
         self._mining: Future[Candidates] | None = None  # this process's share of them
         self._mined: Candidates | None = None
-        self._minings = 0
+        self._minings = self._replaced = self._replaced_in_all = 0
         self._left = 0.0  # at the last check
         self._seen: list[tuple[Rows, Vectors, Vectors]] = []
         self._log: list[tuple[float, ...]] = []
 
     @property
+    def _every(self) -> int:
+        return (self._rule or Rule()).check_every
+
+    @property
     def kind(self) -> str:
         """``dynamic`` with a rule, else ``standard``."""
         return "dynamic" if self._rule else "standard"
+
+    def __len__(self) -> int:
+        return len(self._turn_N)
 
     def begin(self, vectors: VectorsOf, advance: Callable[[int], None] | None = None) -> Ranking:
         """Mine every item; the ranking says how. ``advance`` is told of queries done."""
@@ -172,45 +179,43 @@ class HardNegatives:
         """
         self._seen.append((rows, positive_b, negative_b))
 
-    def finish_step(self, step: int, snapshot: Callable[[], VectorsOf]) -> None:
-        """After ``step`` steps: keep the scores, and at a check replace what has become easy.
+    def finish_step(self, step: int, snapshot: Callable[[], VectorsOf]) -> dict[str, float]:
+        """After ``step`` steps: keep the scores, and at a check replace what has become easy; then the `figures`.
 
         ``snapshot()`` gives the vectors of a copy of the weights as they are now.
         """
         positive, negative = self._keep_scores()
-        replaced, check = 0, self._rule is not None and step % self._rule.check_every == 0
+        replaced, check = 0, step % self._every == 0
         if self._rule is not None:
             if len(self._waiting) and self._mining is None and self._mined is None:
                 self._start_mining(snapshot())
             if check:
                 replaced = self._take_mined() + self._replace_easy(self._rule)
                 self._left = self._counted()
+                self._replaced, self._replaced_in_all = replaced, self._replaced_in_all + replaced
         if check or not np.isnan(positive):
             self._log.append((step, positive, negative, replaced, self._left))
+        return self.figures() if check else {}
 
-    def figures(self) -> dict[str, float | int | str]:
-        """Scores since the last check, replacements of the last one and in all, candidates left, minings."""
-        span = self._rule.check_every if self._rule else 100
-        table = np.array(self._log[-span:], dtype=np.float64).reshape(-1, 5)
-        scores = [float(column[~np.isnan(column)].mean()) if (~np.isnan(column)).any() else 0.0 for column in table.T]
-        checks = [int(row[3]) for row in self._log if self._rule and row[0] % self._rule.check_every == 0]
+    def figures(self) -> dict[str, float]:
+        """Mean scores since the last check, items replaced at it and in all, candidates left, minings."""
+        table = np.array(self._log[-self._every :], dtype=np.float64).reshape(-1, 5)
+        _, positive, negative, _, _ = (column[~np.isnan(column)] for column in table.T)
         return {
-            "kind": self.kind,
-            "positive": round(scores[1], 4),
-            "negative": round(scores[2], 4),
-            "replaced": checks[-1] if checks else 0,
-            "replaced_in_all": sum(checks),
+            "positive": round(float(positive.mean()), 4) if len(positive) else 0.0,
+            "negative": round(float(negative.mean()), 4) if len(negative) else 0.0,
+            "replaced": self._replaced,
+            "replaced_in_all": self._replaced_in_all,
             "left": round(self._left, 2),
             "minings": self._minings,
         }
 
-    def write(self, uri: str) -> None:
-        """The log as CSV: a step's mean scores, items with new negatives, candidates left."""
-        lines = [
+    def rows(self) -> list[str]:
+        """The log as lines of CSV: a step's mean scores, items with new negatives, candidates left."""
+        return [
             f"{step:.0f},{self.kind},{_shown(positive)},{_shown(negative)},{replaced:.0f},{left:.2f}"
             for step, positive, negative, replaced, left in self._log
         ]
-        storage.write_bytes(uri, "\n".join([_HEADER, *lines, ""]).encode())
 
     def state(self) -> dict[str, Tensor]:
         """All of it by name, for a checkpoint: waits for a mining under way. Not copies. All processes call it."""
@@ -225,7 +230,7 @@ class HardNegatives:
             "score": self._score_N,
             "waiting": self._waiting,
             "mined": _NONE if self._mined is None else self._mined,
-            "minings": np.array([self._minings]),
+            "counts": np.array([self._minings, self._replaced, self._replaced_in_all]),
             "log": np.array(self._log, dtype=np.float64).reshape(-1, 5),
         }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -238,7 +243,7 @@ class HardNegatives:
         self._first_N, self._score_N = arrays["first"], arrays["score"]
         self._waiting, self._mining = arrays["waiting"], None
         self._mined = arrays["mined"] if len(arrays["mined"]) else None
-        self._minings = int(arrays["minings"][0])
+        self._minings, self._replaced, self._replaced_in_all = arrays["counts"].tolist()
         self._seen, self._log = [], [tuple(row) for row in arrays["log"].tolist()]
 
     def _list(self, candidate_NR: Candidates) -> None:
@@ -343,6 +348,12 @@ class HardNegatives:
         if len(own):
             parts[self._world.share(len(self._waiting))] = torch.from_numpy(own.astype(np.int64) + 1).to(parts.device)
         self._mined = (self._world.sum_(parts).cpu().numpy() - 1).astype(np.int32)
+
+
+def write_negatives(uri: str, negatives: HardNegatives | None) -> None:
+    """The log of mined negatives as CSV; the header alone if none were mined."""
+    lines = negatives.rows() if negatives else []
+    storage.write_bytes(uri, "\n".join([_HEADER, *lines, ""]).encode())
 
 
 def mean_cosines(query_BD: Tensor, passage_MD: Tensor, column_BK: npt.NDArray[np.int64]) -> tuple[Vectors, Vectors]:

@@ -122,10 +122,12 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                 rate = phase.optimiser.rate(number - first, len(steps))
                 norm = engine.step(rate)
                 done = number + 1
+                hardness: dict[str, float] = {}
                 for negatives in mined.values():
-                    negatives.finish_step(done, lambda: vectors_of(trainee.frozen(), tokens))
+                    told = negatives.finish_step(done, lambda: vectors_of(trainee.frozen(), tokens))
+                    hardness |= {f"negatives/{name}": value for name, value in told.items()}
                 log.add(number, losses, rate, norm, int(length_T.sum()))
-                figures = {"lr": rate, **({} if norm is None else {"gradient_norm": norm})}
+                figures = {"lr": rate, **({} if norm is None else {"gradient_norm": norm}), **hardness}
                 better = False
                 if selection and selection.due(done, total):
                     better = selection.measure(done, lambda texts: _vectors(trainee, world, selection.tokens, texts))

@@ -12,18 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from components.training.corpus import ABSENT, Rows
 from components.training.lanes import LANES, in_lanes
-from components.training.static import bag_mean
-from components.training.tokens import TokenStore
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 RECALL = 0.95  # share of the true best passages that the inverted lists must find in a sample of the queries
 
@@ -124,27 +118,6 @@ def rank(
         if advance:
             advance(len(place_BR))
     return Ranking(candidate_NR, index.name, index.recall)
-
-
-def mine(
-    query_ND: Vectors, positive_N: Rows, passage_PD: Vectors, passage_P: Rows, query_N: Rows, window: Window, count: int
-) -> Rows:
-    """Hard negatives of each query, the first ``count`` of its `rank`: store rows [N, count], ``ABSENT`` pads."""
-    ranking = rank(query_ND, positive_N, passage_PD, passage_P, query_N, window)
-    chosen_NK = ranking.candidates[:, :count].astype(np.int64)
-    return np.pad(chosen_NK, ((0, 0), (0, count - chosen_NK.shape[1])), constant_values=ABSENT)
-
-
-def unit_vectors(weight_VD: Tensor, store: TokenStore, rows: Rows, dims: int) -> Vectors:
-    """Normalised embeddings of the store's texts at ``rows``, cut to the leading ``dims``, float32 [N, dims]."""
-    from torch.nn.functional import normalize
-
-    vectors_ND = np.empty((len(rows), dims), dtype=np.float32)
-    head_VD = weight_VD[:, :dims].contiguous()
-    for start in range(0, len(rows), _CHUNK):
-        mean_BD = bag_mean(head_VD, store.bags(rows[start : start + _CHUNK]))
-        vectors_ND[start : start + _CHUNK] = normalize(mean_BD, dim=1).numpy()
-    return vectors_ND
 
 
 class Index:

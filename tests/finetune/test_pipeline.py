@@ -57,6 +57,33 @@ def test_threads_change_no_byte_and_negatives_do() -> None:
     assert finetune(mining={"negatives": 0}) != first
 
 
+def test_negatives_that_became_easy_are_replaced_and_a_stopped_run_ends_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    eager = {"check_every": 3, "ratio": 1.001, "ceiling": 1.0, "offset": 2}
+    params = {"epochs": 3, "mining": {"first": 0, "last": 4, "ceiling": 9.0, "dynamic": eager}}
+    still = finetune(epochs=3, mining={**params["mining"], "dynamic": None})
+    undisturbed = finetune(**params)
+    metrics = json.loads(Path("reports/finetune/metrics.json").read_text())["negatives"]
+    rows = Path("reports/finetune/negatives.csv").read_text()
+    assert undisturbed != still
+    assert metrics["replaced_in_all"] > 10
+    assert metrics["minings"] > 0
+    assert rows.startswith("step,kind,positive,negative,replaced,left\n1,dynamic,0.")
+    start = Checkpoints.start
+
+    def start_and_fail(self: Checkpoints, step: int, state: Any, best: int | None) -> None:
+        start(self, step, state, best)
+        if step >= 35:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "start", start_and_fail)
+        finetune(**params, checkpoint={"steps": 5})
+    assert finetune(**params, checkpoint={"steps": 5}) == undisturbed
+    assert Path("reports/finetune/negatives.csv").read_text() == rows
+
+
 def test_stopped_run_goes_on_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = finetune(checkpoint={"steps": 5})
     start = Checkpoints.start

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from components.training.corpus import ABSENT
 from components.training.distributed import World
-from components.training.dynamic import HardNegatives, Pool, Rule, VectorsOf, mean_cosines
+from components.training.dynamic import HardNegatives, Pool, Rule, VectorsOf, mean_cosines, write_negatives
 from components.training.mining import Window
 
 # Texts on a quarter circle: text t lies at t · 0.5 degrees, queries are 0 and 1, passages 2 … 101.
@@ -175,10 +175,10 @@ def test_without_a_rule_scores_are_kept_and_nothing_is_replaced(tmp_path: Path) 
         present = seen(hard, step, 0.5**step, 0.5)
     assert present == [[3, 4], [2, 4]]
     assert hard.figures() | {"left": 0} == {
-        "kind": "standard", "positive": 0.9, "negative": 0.25, "replaced": 0, "replaced_in_all": 0, "left": 0,
+        "positive": 0.9, "negative": 0.25, "replaced": 0, "replaced_in_all": 0, "left": 0,
         "minings": 0,
     }  # fmt: skip
-    hard.write(str(tmp_path / "negatives.csv"))
+    write_negatives(str(tmp_path / "negatives.csv"), hard)
     lines = (tmp_path / "negatives.csv").read_text().splitlines()
     assert lines[:2] == ["step,kind,positive,negative,replaced,left", "1,standard,0.90000,0.50000,0,9.00"]
     assert len(lines) == 300
@@ -190,12 +190,12 @@ def test_figures_count_replacements_and_what_is_left(tmp_path: Path) -> None:
     assert hard.figures()["left"] == 9  # eleven candidates, two in use
     seen(hard, 2, 0.25, 0.25)
     assert hard.figures() | {"positive": 0} == {
-        "kind": "dynamic", "positive": 0, "negative": 0.375, "replaced": 2, "replaced_in_all": 2, "left": 6.0,
+        "positive": 0, "negative": 0.375, "replaced": 2, "replaced_in_all": 2, "left": 6.0,
         "minings": 0,
     }  # fmt: skip
     hard.finish_step(4, lambda: NEAR)
     assert (hard.figures()["replaced"], hard.figures()["replaced_in_all"]) == (0, 2)
-    hard.write(str(tmp_path / "negatives.csv"))
+    write_negatives(str(tmp_path / "negatives.csv"), hard)
     assert (tmp_path / "negatives.csv").read_text().splitlines()[1:] == [
         "1,dynamic,0.90000,0.50000,0,9.00",
         "2,dynamic,0.90000,0.25000,2,6.00",

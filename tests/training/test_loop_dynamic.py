@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from components.training.checkpoint import Cadence, Checkpoints, State
-from components.training.dynamic import HardNegatives, Pool, Rule, vectors_of
+from components.training.dynamic import HardNegatives, Pool, Rule, vectors_of, write_negatives
 from components.training.engine import Optimiser
 from components.training.history import History
 from components.training.lanes import use_threads
@@ -50,7 +50,7 @@ def test_negatives_are_replaced_and_change_what_is_learned(pair_store: Pairs, tm
     assert figures["minings"] > 1
     assert still.figures()["replaced_in_all"] == 0
     assert not torch.equal(standard, dynamic)
-    moved.write(str(tmp_path / "negatives.csv"))
+    write_negatives(str(tmp_path / "negatives.csv"), moved)
     lines = (tmp_path / "negatives.csv").read_text().splitlines()
     assert len(lines) == 1 + log.steps
 

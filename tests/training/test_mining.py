@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from components.training import mining
 from components.training.corpus import ABSENT
 from components.training.lanes import use_threads
-from components.training.mining import RECALL, Index, Known, Window, mine, rank
+from components.training.mining import RECALL, Index, Known, Window, rank
 
 
 def plane(*degrees: float) -> np.ndarray:
@@ -24,8 +24,8 @@ ROWS = np.array([100, 101, 102, 103, 104, 105])
 
 
 def negatives(window: Window, count: int, query_rows: list[int], positives: list[int], angles: list[float]) -> list:
-    mined = mine(plane(*angles), np.array(positives), PASSAGES, ROWS, np.array(query_rows), window, count)
-    return mined.tolist()
+    ranking = rank(plane(*angles), np.array(positives), PASSAGES, ROWS, np.array(query_rows), window)
+    return ranking.candidates[:, :count].tolist()
 
 
 def test_window_starts_below_the_best_ranks() -> None:
