@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import InputError, UsageError
+from components.training.words import Words
 
 # Texts that are tokenised at once.
 BATCH_TEXTS = 4096
@@ -27,13 +27,14 @@ class BagEncoder:
         from tokenizers import Tokenizer
 
         try:
-            tensors, self._tokenizer = load_file(weights), Tokenizer.from_file(str(tokenizer))
+            tensors, reader = load_file(weights), Tokenizer.from_file(str(tokenizer))
         except Exception as error:  # tokenizers raises nothing more precise
             raise InputError(f"{weights.parent}: not a readable model ({type(error).__name__}: {error})") from None
         if "embedding.weight" not in tensors:
             raise UsageError(f"{weights}: expected a tensor named embedding.weight, found {', '.join(sorted(tensors))}")
         self._table_VD = tensors["embedding.weight"].to(torch.float32)
-        self._tokenizer.no_padding()
+        reader.no_padding()
+        self._words = Words(reader)
         self.dims = int(self._table_VD.shape[1])
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -43,13 +44,11 @@ class BagEncoder:
 
         vectors_ND = np.empty((len(texts), self.dims), np.float32)
         for start in range(0, len(texts), BATCH_TEXTS):
-            batch = list(texts[start : start + BATCH_TEXTS])
-            ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
-            offsets = torch.from_numpy(np.cumsum([0, *map(len, ids)]))
-            flat = torch.from_numpy(np.fromiter(itertools.chain.from_iterable(ids), np.int64, int(offsets[-1])))
+            tokens, lengths = self._words.tokenise(texts[start : start + BATCH_TEXTS])
+            offsets = torch.from_numpy(np.cumsum(lengths) - lengths)
             with torch.inference_mode():
-                bags = embedding_bag(flat, self._table_VD, offsets, mode="mean", include_last_offset=True)
-            vectors_ND[start : start + len(ids)] = bags.numpy()
+                bags = embedding_bag(torch.from_numpy(tokens), self._table_VD, offsets.to(torch.int32), mode="mean")
+            vectors_ND[start : start + len(lengths)] = bags.numpy()
         return vectors_ND
 
 

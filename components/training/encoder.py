@@ -64,7 +64,7 @@ class Encoder:
             return np.zeros((0, self.dims), np.float32)
         vectors = self.embed(list(rows))
         norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-        unit: Floats = vectors / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+        unit: Floats = np.divide(vectors, np.maximum(norms, np.finfo(np.float32).tiny)[:, None], out=vectors)
         return unit if len(rows) == len(texts) else unit[index]
 
 

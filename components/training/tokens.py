@@ -10,11 +10,11 @@ side are tokenised for it. Sides that read alike share one store.
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -25,6 +25,7 @@ from components.core.errors import UsageError
 from components.core.fingerprint import digest_bytes, digest_file, digest_json
 from components.core.prompts import wrap
 from components.core.textnorm import text_ids
+from components.training.words import Words, encode_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -131,7 +132,9 @@ class Reading:
 
 def tokenise(tokenizer: Tokenizer, texts: Sequence[str], special: bool = False) -> Bags:
     """Tokens of ``texts``: without special tokens as sentence-transformers' StaticEmbedding sees them, or with."""
-    parts = [_encode(tokenizer, texts[start : start + _CHUNK], special) for start in range(0, len(texts), _CHUNK)]
+    few = len(texts) <= _CHUNK  # not worth remembering words for
+    encode = partial(encode_texts, tokenizer, special=special) if special or few else Words(tokenizer).tokenise
+    parts = [encode(texts[start : start + _CHUNK]) for start in range(0, len(texts), _CHUNK)]
     lengths = [lengths for _, lengths in parts] or [np.zeros(0, dtype=np.int64)]
     tokens = [tokens for tokens, _ in parts] or [np.zeros(0, dtype=np.int32)]
     return Bags(np.concatenate(tokens), _offsets_of(np.concatenate(lengths)))
@@ -290,7 +293,8 @@ def build_store(folder: Path, tokenizer: Tokenizer, texts: Iterable[str], finger
     unique = list(dict.fromkeys(texts))
     ids = text_ids(unique)
     order = np.argsort(ids)
-    chunks = (_encode(tokenizer, [unique[row] for row in part], False) for part in _chunks(order))
+    words = Words(tokenizer)
+    chunks = (words.tokenise([unique[row] for row in part]) for part in _chunks(order))
     return _write(folder, fingerprint, ids[order], chunks)
 
 
@@ -313,9 +317,11 @@ def _made_store(
         advance(len(rows))
         return store
 
+    encode = partial(encode_texts, own, special=True) if reading.special else Words(own).tokenise
+
     def encoded() -> Iterator[_Chunk]:
         for part in _chunks(rows):
-            yield _encode(own, reading.wrap(texts_at(part)), reading.special)
+            yield encode(reading.wrap(texts_at(part)))
             advance(len(part))
 
     return _write(folder, fingerprint, ids, encoded())
@@ -324,13 +330,6 @@ def _made_store(
 def _chunks(rows: Rows) -> Iterator[Rows]:
     for start in range(0, len(rows), _CHUNK):
         yield rows[start : start + _CHUNK]
-
-
-def _encode(tokenizer: Tokenizer, texts: Sequence[str], special: bool) -> _Chunk:
-    """Tokens of the texts laid end to end, and the number of each text's."""
-    ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)]
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    return np.fromiter(itertools.chain.from_iterable(ids), np.int32, int(lengths.sum())), lengths
 
 
 def _offsets_of(lengths: Rows) -> Rows:

@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from components.core.errors import UsageError
 from components.training.tokens import TokenStore
+from components.training.words import CAMEL_CASE, NO_LETTERS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_CAMEL_CASE = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
 _HAN = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
 
 
@@ -35,11 +35,11 @@ def learn_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int) -
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Replace(Regex(_CAMEL_CASE), " "), normalizers.Lowercase()]
+        [normalizers.NFKC(), normalizers.Replace(Regex(CAMEL_CASE), " "), normalizers.Lowercase()]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"[^\p{L}\p{N}\p{M}]+"), "removed"),
+            pre_tokenizers.Split(Regex(NO_LETTERS), "removed"),
             pre_tokenizers.Split(Regex(rf"{_HAN}+|\p{{N}}+"), "isolated"),
         ]
     )
