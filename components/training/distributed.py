@@ -79,10 +79,17 @@ class World:
         if environment["MASTER_ADDR"] in _LOOPBACK:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # no address of this machine is looked up, none used
         if not dist.is_initialized():
+            from torch.distributed.distributed_c10d import PrefixStore
+            from torch.distributed.rendezvous import rendezvous
+
             with _others(rank):
+                store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+                # torchrun keeps its store when it starts the processes again, and the addresses of the dead in it
+                attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
                 dist.init_process_group(
                     "nccl" if device.type == "cuda" else "gloo",
                     timeout=timeout,
+                    store=PrefixStore(f"attempt-{attempt}", store),
                     rank=rank,
                     world_size=size,
                     device_id=device if device.type == "cuda" else None,

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from components.core import storage
 
 if TYPE_CHECKING:
@@ -83,8 +85,7 @@ class History:
         """The columns as tensors, for a checkpoint."""
         import torch
 
-        kinds = {"q": torch.int64, "d": torch.float64}
-        return {_PREFIX + name: torch.tensor(column, dtype=kinds[column.typecode]) for name, column in self._items()}
+        return {_PREFIX + name: torch.from_numpy(np.array(column)) for name, column in self._items()}
 
     @classmethod
     def of(cls, state: State | None) -> History:

@@ -113,7 +113,8 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                 if selection and selection.hopeless:
                     break
                 batches = phase.plan.batches(*steps[number - first])
-                length_T, losses = _backward(trainee, engine, world, tokens, objectives, batches, number)
+                seed = step_seed(phase.seed, number, world.rank)
+                length_T, losses = _backward(trainee, engine, world, tokens, objectives, batches, seed)
                 save = world.main and run.cadence.due(number + 1) and not checkpoints.busy
                 losses, save, stop = _agree(world, losses, save, interruption.requested)
                 for task, loss in losses.items():
@@ -150,6 +151,11 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
     return log
 
 
+def step_seed(seed: int, number: int, rank: int) -> int:
+    """What a process draws of a step (dropout) follows from this alone, so a resumed run needs no generator's state."""
+    return int(np.random.SeedSequence([seed, number, rank]).generate_state(1, np.uint64)[0])
+
+
 def _no_number(
     phase: Phase,
     number: int,
@@ -181,7 +187,7 @@ def _backward(
     tokens: SidedTokens,
     objectives: Mapping[str, Objective],
     batches: Sequence[Batch],
-    number: int,
+    seed: int,
 ) -> tuple[Rows, dict[str, float]]:
     """Tokens of the step's texts [T], and this process's share of the losses by task.
 
@@ -197,7 +203,7 @@ def _backward(
     length_T = tokens.lengths(texts)
     rank_T = world.place(length_T)
     own = np.flatnonzero(rank_T == world.rank)
-    embedding_TD = world.gather(trainee.embed(tokens.bags(texts[own]), number), rank_T)
+    embedding_TD = world.gather(trainee.embed(tokens.bags(texts[own]), seed), rank_T)
 
     of_task = Counter(batch.task for batch in batches)
     losses = dict.fromkeys(of_task, 0.0)

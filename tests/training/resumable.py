@@ -1,0 +1,105 @@
+"""A small training as a process of its own, alone or one of several, which may be told to die.
+
+``python -m tests.training.resumable KIND FOLDER [STEP SIGNAL RANK…]``: train a ``static`` model or a ``transformer``
+with dropout, going on from what FOLDER holds; the first time that STEP is done, the processes RANK get SIGNAL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from components.core.errors import Interrupted
+from components.training.checkpoint import Cadence, Checkpoints
+from components.training.corpus import ABSENT
+from components.training.distributed import World
+from components.training.engine import Optimiser
+from components.training.lanes import use_threads
+from components.training.loop import Phase, Run, train
+from components.training.monitor import Monitor
+from components.training.objectives import Matryoshka, Retrieval, Similarity
+from components.training.tokens import SidedTokens, build_store
+from components.training.trainee import StaticTrainee, Trainee
+from components.training.vocabulary import learn_tokenizer
+
+WORDS = ("table", "file", "socket", "thread", "matrix", "string", "image", "queue")
+
+
+def make(kind: str, folder: Path) -> tuple[Trainee, SidedTokens, list[Phase]]:
+    """The model, its tokens, and two phases of some steps."""
+    queries = [f"{first} of a {second}" for first in WORDS for second in WORDS]
+    passages = [f"the {first} is {len(second)} times a {second}" for first in WORDS for second in WORDS]
+    tokenizer = learn_tokenizer(queries + passages, 200, 1)
+    store = build_store(folder / f"tokens-{os.getpid()}", tokenizer, queries + passages, "all")
+    query_N, passage_N = store.rows_of(queries), store.rows_of(passages)
+    trainee: Trainee
+    if kind == "static":
+        torch.manual_seed(0)
+        trainee = StaticTrainee(torch.randn(tokenizer.get_vocab_size(), 16))
+    else:
+        from components.training.transformer import Passes, TransformerTrainee, new_transformer
+
+        model = new_transformer(tokenizer, 0, layers=2, hidden=16, heads=2, intermediate=32, max_positions=32)
+        trainee = TransformerTrainee(model, Passes(chunk_tokens=100))
+    once_N, matryoshka = np.ones(len(queries), np.int64), Matryoshka.of((8, 16), "mean")
+    negative_N1 = np.roll(passage_N, 3)[:, None]
+    negative_N1[::5] = ABSENT
+    pairs = Retrieval(query_N, passage_N, negative_N1, once_N, 16, 20.0, matryoshka, bf16=False)
+    graded = Similarity(query_N, np.roll(passage_N, 1), once_N.cumsum() % 3 / 2, once_N, 16, 20.0, matryoshka, 0.5)
+    optimiser = Optimiser(0.01, 0.2, clip=1.0)
+    return (
+        trainee,
+        SidedTokens.same(store),
+        [Phase("first", [pairs], 1, optimiser, 3), Phase("second", [pairs, graded], 2, optimiser, 4)],
+    )
+
+
+def killer(folder: Path, world: World, step: int, number: int, ranks: list[int]) -> Callable[..., None]:
+    """Sends this process the signal once; after the first steps, when there is something to go on from."""
+    mark = folder / f"killed-{world.rank}"
+
+    def curves(done: int, figures: Mapping[str, float]) -> None:
+        if done == step and world.rank in ranks and not mark.exists():
+            mark.touch()
+            while step and not any(folder.glob("checkpoints/0*/COMPLETE")):
+                time.sleep(0.01)
+            os.kill(os.getpid(), number)
+
+    return curves
+
+
+def main() -> int:
+    kind, folder, *fate = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
+    use_threads(1)
+    world = World.from_environment()
+    trainee, tokens, phases = make(kind, folder)
+    checkpoints = Checkpoints(folder / "checkpoints", "run", rank=world.rank, size=world.size)
+    monitor = Monitor(curves=killer(folder, world, *fate[:2], fate[2:])) if fate else Monitor()
+    start = checkpoints.latest()
+    try:
+        log = train(trainee, tokens, phases, Run(checkpoints, Cadence(2), start, monitor=monitor, world=world))
+    except Interrupted as error:
+        (folder / f"interrupted-{world.rank}").write_text(str(error))
+        return 5
+    digest = sha256()
+    for name, weight in sorted(trainee.parameters.items()):
+        digest.update(name.encode() + weight.detach().numpy().tobytes())
+    result = {"weights": digest.hexdigest(), "log": [asdict(row) for row in log], "resumed": start is not None}
+    (folder / f"result-{world.rank}.json").write_text(json.dumps(result))
+    world.close()
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.exit(main())
