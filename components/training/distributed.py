@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Ranks = npt.NDArray[np.int64]
 
-STOP, SAVE = 1, 2  # notices that a process may give with its embeddings; they add up as bits
 TIMEOUT = timedelta(hours=1)  # one process mines or evaluates while the others wait
 _BUCKET = 1 << 23  # numbers in one all-reduce of small tensors: few calls, and a copy that stays small
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -46,8 +45,6 @@ class World:
         self.rank = rank
         self.size = size
         self.device = device or torch.device("cpu")
-        self.notices = 0
-        """The notices that any process gave with its last embeddings."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, timeout: timedelta = TIMEOUT) -> World:
@@ -108,28 +105,20 @@ class World:
         """
         return place(lengths_T, self.size)
 
-    def gather(self, own_TD: Tensor, rank_T: Ranks, notice: int = 0) -> Tensor:
-        """The embeddings of all texts [T, D] in their order, from those of each process's own texts, without a graph.
-
-        ``notice`` travels with them: afterwards ``notices`` holds, bit by bit, what any process gave.
-        """
+    def gather(self, own_TD: Tensor, rank_T: Ranks) -> Tensor:
+        """The embeddings of all texts [T, D] in their order, from those of each process's own; without a graph."""
         if self.size == 1:
-            self.notices = notice
             return own_TD
         import torch
         import torch.distributed as dist
 
         count_W = np.bincount(rank_T, minlength=self.size)
-        rows = int(count_W.max()) + 1  # as many as the largest share, and one for the notice
+        rows = int(count_W.max())
         own_RD = own_TD.new_zeros(rows, own_TD.shape[1])
         own_RD[: len(own_TD)] = own_TD.detach()
-        own_RD[-1, 0] = notice
         all_RD = own_TD.new_empty(self.size * rows, own_TD.shape[1])
         with _others(self.rank):
             dist.all_gather_single(all_RD, own_RD)
-        self.notices = 0
-        for given in all_RD[rows - 1 :: rows, 0].tolist():
-            self.notices |= int(given)
         order_T = np.argsort(rank_T, kind="stable")
         row_T = np.empty(len(rank_T), np.int64)
         row_T[order_T] = np.arange(len(rank_T)) - np.repeat(np.cumsum(count_W) - count_W, count_W)
@@ -160,6 +149,18 @@ class World:
             flat = self.sum_(torch.cat([tensor.reshape(-1) for tensor in bucket]))
             for tensor, part in zip(bucket, torch.split(flat, [tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(part.view_as(tensor))
+
+    def most(self, count: int) -> int:
+        """The largest count of all processes."""
+        if self.size == 1:
+            return count
+        import torch
+        import torch.distributed as dist
+
+        largest = torch.tensor(count, device=self.device)
+        with _others(self.rank):
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
 
     def share(self, count: int) -> slice:
         """This process's contiguous part of ``count`` items; the parts cover all and differ by at most one in size."""

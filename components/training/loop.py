@@ -24,7 +24,7 @@ from components.training.corpus import Rows
 from components.training.devset import Selection
 from components.training.distributed import World
 from components.training.dynamic import vectors_of
-from components.training.engine import Engine, Optimiser, TorchEngine
+from components.training.engine import Engine, Optimiser, TorchEngine, put
 from components.training.history import History
 from components.training.interrupt import Interruption
 from components.training.monitor import Monitor
@@ -145,9 +145,10 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                 if stop:
                     checkpoints.wait()
                     raise Interrupted(f"interrupted after step {done}; the same command goes on from there")
+            engine.close()
             first = after
     if selection and selection.best not in (None, done):
-        engine.load({**engine.state(), **checkpoints.read(selection.best).tensors})
+        put(trainee.parameters, checkpoints.read(selection.best).tensors)
     return log
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from components.training.tokens import Bags
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 Vectors = npt.NDArray[np.float32]
 Backward = Callable[["Tensor", "Tensor", bool], None]
@@ -68,6 +68,19 @@ class Trainee(Protocol):
 
     def frozen(self) -> Frozen:
         """`vectors` of a copy of the model as it is, for another thread; it gives the same bytes on one core."""
+        ...
+
+
+@runtime_checkable
+class ModuleTrainee(Trainee, Protocol):
+    """One whose parameters belong to a PyTorch module."""
+
+    agree: Callable[[int], int]
+    """How many passes through the module to make, for the number that this process needs: ``int`` leaves it at that."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that makes the embeddings."""
         ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -163,7 +163,7 @@ class TransformerModel:
         self.encoder.eval()
         try:
             with torch.inference_mode(), autocast(self.device.type, precision):
-                for rows, part in chunks(bags, BATCH_TOKENS.get(self.device.type, BATCH_TOKENS["cpu"])):
+                for rows, part in chunks(bags, evaluation_tokens(self.device)):
                     states_BD = self.states(pack(part, self.device))[:, :width]
                     vectors_BD[rows] = normalize(states_BD, dim=1).cpu().numpy()
         finally:
@@ -251,6 +251,7 @@ class TransformerTrainee:
             model.encoder.activation_checkpointing_enable({"use_reentrant": False})
         self._modules.train()
         self._kept: _Kept | None = None
+        self.agree: Callable[[int], int] = int
 
     @property
     def module(self) -> nn.Module:
@@ -277,11 +278,12 @@ class TransformerTrainee:
         import torch
 
         parts = list(chunks(bags, self._passes.chunk_tokens))
+        parts += [_IDLE] * (self.agree(len(parts)) - len(parts))
         with torch.set_grad_enabled(len(parts) == 1), use_threads(self._passes.threads):
             outputs = [self._forward(part, seed, number) for number, (_, part) in enumerate(parts)]
         embedding_TD = torch.zeros(len(bags), self.dims, device=self.device)
         for (rows, _), output in zip(parts, outputs, strict=True):
-            embedding_TD[torch.from_numpy(rows).to(self.device)] = output.detach()
+            embedding_TD[torch.from_numpy(rows).to(self.device)] = output.detach()[: len(rows)]
         self._kept = _Kept(parts, seed, outputs[0] if len(outputs) == 1 else None)
         return embedding_TD
 
@@ -296,12 +298,15 @@ class TransformerTrainee:
         with use_threads(self._passes.threads):
             for number, (rows, part) in enumerate(kept.parts):
                 output = self._forward(part, kept.seed, number) if kept.output is None else kept.output
-                grad = grad_TD[torch.from_numpy(rows).to(grad_TD.device)]
-                run(output, grad.to(output.device), number == len(kept.parts) - 1)
+                grad = grad_TD[torch.from_numpy(rows).to(grad_TD.device)].to(output.device)
+                run(output[: len(rows)], grad, number == len(kept.parts) - 1)
 
     def vectors(self, bags: Bags, dims: int) -> Vectors:
         """Unit vectors float32 [T, dims] of the leading dimensions, without dropout."""
         with use_threads(self._passes.threads):
+            passes = sum(1 for _ in chunks(bags, evaluation_tokens(self.device)))
+            for _ in range(self.agree(passes) - passes):
+                self._model.vectors(_IDLE[1], dims, self._passes.precision)
             return self._model.vectors(bags, dims, self._passes.precision)
 
     def frozen(self) -> Frozen:
@@ -357,6 +362,15 @@ def chunks(bags: Bags, tokens: int) -> Iterator[tuple[npt.NDArray[np.int64], Bag
         within = np.arange(offsets[-1]) + np.repeat(bags.offsets[rows] - offsets[:-1], lengths[rows])
         yield rows, Bags(bags.tokens[within], offsets)
         start = stop
+
+
+# A pass that only keeps step with other processes: one token, whose output nobody takes.
+_IDLE = (np.zeros(0, np.int64), Bags(np.zeros(1, np.int32), np.array([0, 1])))
+
+
+def evaluation_tokens(device: torch.device) -> int:
+    """Tokens of one pass without gradients."""
+    return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
 
 
 def autocast(device: str, precision: Precision) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from components.core.errors import UsageError
-from components.training.distributed import STOP, World, balance, place
+from components.training.distributed import World, balance, place
 
 
 def dealt(lengths_T: np.ndarray, size: int) -> np.ndarray:
@@ -51,8 +51,8 @@ def test_a_process_alone_needs_nobody() -> None:
     world = World.from_environment({})
     embedding_TD = torch.randn(3, 2)
     assert (world.rank, world.size, world.main) == (0, 1, True)
-    assert world.gather(embedding_TD, world.place(np.array([5, 1, 2])), STOP) is embedding_TD
-    assert world.notices == STOP
+    assert world.gather(embedding_TD, world.place(np.array([5, 1, 2]))) is embedding_TD
+    assert world.most(3) == 3
     assert world.sum_(embedding_TD) is embedding_TD
     assert world.broadcast({"a": 1}) == {"a": 1}
     world.barrier()

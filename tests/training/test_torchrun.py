@@ -1,0 +1,62 @@
+"""Several processes, started by torchrun on this machine: together they do what one does alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.training.distributed import World
+from tests.training import together
+
+HERE = Path(__file__).parent
+# fp32, relative: another order of summation, over 8 steps
+TOLERANCE = 1e-5
+Results = dict[str, torch.Tensor]
+
+pytestmark = pytest.mark.xdist_group("torchrun")
+
+
+def torchrun(processes: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return together.everything(World(), tmp_path_factory.mktemp("alone"), [])
+
+
+def distance(found: Results, expected: Results, found_name: str, expected_name: str) -> float:
+    """Norm of the difference of all tensors of a kind, relative.
+
+    The bias of attention's keys moves no output, so its gradient is rounding alone, and AdamW makes steps of that.
+    """
+    names = [name for name in expected if name.startswith(expected_name) and not name.endswith("key.bias")]
+    assert names
+    pairs = [(found[found_name + name[len(expected_name) :]].double(), expected[name].double()) for name in names]
+    difference = sum(float((left - right).square().sum()) for left, right in pairs)
+    return (difference / sum(float(right.square().sum()) for _, right in pairs)) ** 0.5
+
+
+@pytest.mark.parametrize(("processes", "stages"), [(2, [1, 2, 3]), (4, [])])
+def test_processes_together_learn_what_one_learns_alone(
+    processes: int, stages: list[int], alone: Results, tmp_path: Path
+) -> None:
+    """Static and transformer models, every task in every step, GradCache, clipping; ZeRO beside plain PyTorch."""
+    ended = torchrun(processes, HERE / "together.py", tmp_path, *map(str, stages))
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert not ended.stdout, "libraries are quiet"
+    ranks = [load_file(tmp_path / f"results-{rank}.safetensors") for rank in range(processes)]
+    for model in ("static", "transformer"):
+        for kind in ("losses", "grad", "weight"):
+            assert distance(ranks[0], alone, f"{model}.{kind}", f"{model}.{kind}") < TOLERANCE
+    for stage in stages:
+        assert distance(ranks[0], alone, f"zero{stage}.losses", "transformer.losses") < TOLERANCE
+        assert distance(ranks[0], alone, f"zero{stage}.weight", "transformer.weight") < TOLERANCE
+    for other in ranks[1:]:
+        assert all(torch.equal(other[name], value) for name, value in ranks[0].items()), "every process has the same"
