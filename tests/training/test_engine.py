@@ -43,6 +43,9 @@ class Line:
     def vectors(self, bags: object, dims: int) -> None:
         raise NotImplementedError
 
+    def frozen(self) -> None:
+        raise NotImplementedError
+
 
 def learn(engine: object, line: Line, steps: range, factor: float = 1.0) -> list[float | None]:
     norms = []
