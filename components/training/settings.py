@@ -59,10 +59,6 @@ class ModelParams(Section):
     positions: PositionParams | None = Field(
         default=None, description="{length, alpha: 0.4} adds learned positions by hierarchical decomposition."
     )
-    freeze_positions: bool = Field(default=False, description="Leave position embeddings as they are.")
-    gradient_checkpointing: bool = Field(
-        default=False, description="Compute activations twice instead of keeping them: less memory, a third more time."
-    )
     vectors: str | None = Field(
         default=None,
         description="static: .npy or .safetensors with a start vector for each token of a given tokenizer.",
@@ -101,8 +97,6 @@ class PromptParams(Section):
             prompt = getattr(self, side)
             if prompt.count(TEXT) > 1:
                 raise ValueError(f"{side}: {TEXT} may stand in it once, where the text goes")
-            if not prompt.partition(TEXT)[0] and TEXT in prompt:
-                raise ValueError(f"{side}: something must stand before {TEXT}")
         return self
 
 
@@ -116,9 +110,14 @@ class SideTokens(Section):
 MaxTokens = Annotated[int, Field(ge=8)] | SideTokens
 
 
+def side_limits(limit: MaxTokens) -> tuple[int, int]:
+    """Limits of queries and of all other texts."""
+    return (limit, limit) if isinstance(limit, int) else (limit.query, limit.passage)
+
+
 def longest(limit: MaxTokens) -> int:
     """The limit of the longer side: what a model's own tokenizer cuts at."""
-    return limit if isinstance(limit, int) else max(limit.query, limit.passage)
+    return max(side_limits(limit))
 
 
 class MatryoshkaParams(Section):
@@ -254,14 +253,6 @@ class BatchParams(Section):
     same_source: bool = Field(default=False, description="Rows of a batch come from one source.")
 
 
-class TaskWeights(Section):
-    """How often a step belongs to each task, with weighted sampling."""
-
-    retrieval: float = Field(default=1.0, ge=0, description="Share of retrieval steps, in proportion.")
-    similarity: float = Field(default=1.0, ge=0, description="Share of similarity steps, in proportion.")
-    classes: float = Field(default=1.0, ge=0, description="Share of class steps, in proportion.")
-
-
 class RoleParams(Section):
     """Cross-GPU batch balance: how many roles of each task make a step (Conan-embedding, section 3.4)."""
 
@@ -290,8 +281,8 @@ class ScheduleParams(BatchParams):
         default="proportional",
         description="proportional to the batches of each task, in turn, by weights, or every task in every step.",
     )
-    weights: TaskWeights = Field(
-        default=TaskWeights(), description="weighted: share of the steps by task: {retrieval: 2, similarity: 1}."
+    weights: dict[Literal["retrieval", "similarity", "classes"], Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="weighted: share of the steps by task: {retrieval: 2, similarity: 1}."
     )
     roles: RoleParams = Field(
         default=RoleParams(), description="balanced: roles of each task in a step (Conan's five)."
@@ -299,10 +290,8 @@ class ScheduleParams(BatchParams):
 
     @model_validator(mode="after")
     def _weights_are_used(self) -> ScheduleParams:
-        if self.weights != TaskWeights() and self.sampling != "weighted":
-            raise ValueError(f"weights are for sampling: weighted, found sampling: {self.sampling}")
-        if not (self.weights.retrieval or self.weights.similarity or self.weights.classes):
-            raise ValueError("weights are all zero")
+        if bool(self.weights) != (self.sampling == "weighted"):
+            raise ValueError(f"weights and sampling: weighted belong together, found sampling: {self.sampling}")
         return self
 
 
@@ -326,6 +315,9 @@ class DevParams(Section):
     every: int = Field(default=500, ge=1, description="Steps between measurements.")
     rows: int = Field(default=1000, ge=0, description="Records kept out of training to measure on; 0: the suite alone.")
     suite: tuple[SuiteParams, ...] = Field(default=(), description="Tasks to measure on, as in evaluate.suite.")
+    metric: str | None = Field(
+        default=None, description="Task that decides (retrieval, similarity, classes or a suite's); null: their mean."
+    )
     patience: int | None = Field(
         default=None, ge=1, description="Measurements without a better one after which training stops; null: never."
     )
@@ -353,10 +345,14 @@ class TrainingParams(Section):
     zero: Literal[0, 1, 2, 3] | None = Field(
         default=None, description="Stage of DeepSpeed's ZeRO; null: plain torch, every process holds everything."
     )
+    freeze_positions: bool = Field(default=False, description="Leave position embeddings as they are.")
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute activations twice instead of keeping them: less memory, a third more time."
+    )
     chunk_tokens: int = Field(
         default=8192, ge=8, description="Tokens of a forward pass; a larger batch is done in parts (GradCache)."
     )
     checkpoint: CheckpointParams = Field(default=CheckpointParams(), description="When the state is written.")
     dev: DevParams | None = Field(
-        default=None, description="{every, rows, suite, patience} measures during training; null: not at all."
+        default=None, description="{every, rows, suite, metric, patience} measures during training; null: not at all."
     )

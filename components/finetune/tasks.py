@@ -1,0 +1,103 @@
+"""The tasks of fine-tuning: what the records of each are trained on, and how their batches follow one another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from components.finetune.params import FinetuneParams
+from components.training.corpus import Corpus, RetrievalRows, Rows
+from components.training.distributed import World
+from components.training.dynamic import HardNegatives, Pool, Rule
+from components.training.mining import Window
+from components.training.objectives import ClassContrast, Matryoshka, Objective, Retrieval, Similarity
+from components.training.plan import Roles, Schedule
+from components.training.tokens import SidedTokens
+
+
+def hard_negatives(params: FinetuneParams, pairs: RetrievalRows, dims: int, world: World) -> HardNegatives | None:
+    """The negatives that are mined for ``pairs`` with a model of ``dims`` dimensions, not mined yet; or None."""
+    mining = params.mining
+    if not mining.negatives or not len(pairs.query):
+        return None
+    pool = Pool(
+        pairs.query,
+        pairs.positive,
+        np.unique(pairs.positive),
+        Window(mining.first, mining.last, mining.ceiling),
+        min(mining.dims, dims),
+        world.device.type,
+    )
+    rule = Rule(**mining.dynamic.model_dump()) if mining.dynamic else None
+    return HardNegatives(pool, mining.negatives, rule, pairs.negatives, _retrieval_roles(params), world)
+
+
+def objectives(
+    params: FinetuneParams,
+    corpus: Corpus,
+    pairs: RetrievalRows,
+    negatives: Rows | HardNegatives,
+    matryoshka: Matryoshka,
+    seed: int,
+    tokens: SidedTokens,
+) -> list[Objective]:
+    """The objectives of the tasks that have records; ``negatives`` are those of ``pairs``."""
+    graded, classes = corpus.similarity(tokens), corpus.classes(tokens, params.classes.negatives, seed)
+    counted = tokens if params.schedule.batch_tokens is not None else None
+    found: list[Objective] = [
+        Retrieval(
+            pairs.query,
+            pairs.positive,
+            negatives,
+            pairs.repeat,
+            params.retrieval.batch_size,
+            1 / params.retrieval.temperature,
+            matryoshka,
+            params.precision == "bf16",
+        ),
+        Similarity(
+            graded.left,
+            graded.right,
+            graded.label,
+            graded.repeat,
+            params.similarity.batch_size,
+            1 / params.similarity.temperature,
+            matryoshka,
+            params.similarity.weight,
+        ),
+        ClassContrast(
+            classes.text,
+            classes.label,
+            classes.others,
+            classes.repeat,
+            params.classes.batch_size,
+            1 / params.classes.temperature,
+            matryoshka,
+            params.classes.weight,
+        ),
+    ]
+    tasks = (
+        pairs.task(params.retrieval.batch_size, counted),
+        graded.task(params.similarity.batch_size, counted),
+        classes.task(params.classes.batch_size, counted),
+    )
+    for objective, task in zip(found, tasks, strict=True):
+        objective.task = task
+    return [objective for objective in found if len(objective.task)]
+
+
+def schedule(params: FinetuneParams) -> Schedule:
+    """How the tasks' batches follow one another."""
+    wanted = params.schedule
+    return Schedule(
+        wanted.sampling,
+        {str(task): weight for task, weight in wanted.weights.items()},
+        Roles(**wanted.roles.model_dump()),
+        wanted.batch_tokens,
+        wanted.same_source,
+        "finetune",
+    )
+
+
+def _retrieval_roles(params: FinetuneParams) -> int:
+    """How many roles bring negatives of their own."""
+    return params.schedule.roles.retrieval if params.schedule.sampling == "balanced" else 1

@@ -1,0 +1,186 @@
+"""What pretrain and finetune do alike: processes, records, tokens, checkpoints, measuring, and who may write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.core.errors import UsageError
+from components.core.fingerprint import code_digest, digest_json
+from components.core.prompts import Prompts
+from components.core.step import Context
+from components.core.suite import load_suite
+from components.training.checkpoint import Cadence, Checkpoints, State
+from components.training.corpus import Corpus, read_corpus
+from components.training.devset import DevSet, Selection, dev_tasks
+from components.training.distributed import World
+from components.training.engine import Optimiser
+from components.training.history import History
+from components.training.lanes import use_threads
+from components.training.loop import Phase, Run, train
+from components.training.model import Model
+from components.training.monitor import Monitor, peak_flops
+from components.training.plan import check_world
+from components.training.settings import MaxTokens, SideTokens, TrainingParams, longest, side_limits
+from components.training.tokens import PASSAGE, QUERY, SYMMETRIC, Reading, SidedTokens
+from components.training.trainee import Trainee
+from components.training.transformer import Passes, TransformerModel
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from tokenizers import Tokenizer
+
+WORK = Path(".embedmill")
+NO_LIMIT = 1 << 30  # tokens of a text that nothing cuts
+
+Readings = Mapping[int, Reading]
+
+
+def readings(prompts: Prompts, limit: MaxTokens, special: bool) -> Readings:
+    """How each side reads texts; ``special``: with a transformer's special tokens."""
+    query, passage = side_limits(limit)
+    return {
+        QUERY: Reading(prompts.query, query, special),
+        PASSAGE: Reading(prompts.passage, passage, special),
+        SYMMETRIC: Reading(prompts.symmetric, passage, special),
+    }
+
+
+def token_limit(model: Model, config: Mapping[str, Any]) -> MaxTokens:
+    """The limits that a model was trained with; `NO_LIMIT` for a tokenizer that does not cut."""
+    if "max_tokens" in config:
+        return SideTokens(**config["max_tokens"])
+    if isinstance(model, TransformerModel):
+        return model.max_tokens
+    cut = model.tokenizer.truncation
+    return int(cut["max_length"]) if cut else NO_LIMIT
+
+
+def limit_tokens(model: Model, limit: MaxTokens, key: str) -> None:
+    """Let the model's own tokenizer cut at the limit. Raises UsageError, naming ``key``, if it has fewer positions."""
+    tokens = longest(limit)
+    if isinstance(model, TransformerModel):
+        if tokens > model.capacity:
+            raise UsageError(
+                f"{key}: {tokens} tokens, but the model has {model.capacity} positions; allowed: up to "
+                f"{model.capacity}, or more positions by pretrain.model.positions"
+            )
+        model.limit_tokens(tokens)
+    elif tokens != NO_LIMIT:
+        model.tokenizer.enable_truncation(tokens)
+
+
+@dataclass
+class Session:
+    """One run of a training step: its parameters, its processes, its records and those kept out to measure on."""
+
+    ctx: Context
+    params: TrainingParams
+    world: World
+    corpus: Corpus
+    kept_out: pa.Table | None
+
+    @classmethod
+    def open(cls, ctx: Context, params: TrainingParams) -> Session:
+        """Read the records at the port ``input``; join the other processes, if there are any."""
+        use_threads(ctx.threads)
+        world = World.from_environment()
+        corpus, kept_out = read_corpus(ctx.inputs["input"]), None
+        if params.dev is not None and params.dev.rows:
+            corpus, kept_out = corpus.split_dev(params.dev.rows, ctx.seed)
+        return cls(ctx, params, world, corpus, kept_out)
+
+    def tokens(self, tokenizer: Tokenizer, how: Readings, distilled: Sequence[str] = ()) -> SidedTokens:
+        """The tokens of all texts, made by the first process where they are not there yet; see `Corpus.sided`."""
+        if not self.world.main:
+            self.world.barrier()
+        with self.ctx.progress("tokenise", len(self.corpus.text_ids), "texts") as bar:
+            tokens = self.corpus.sided(tokenizer, WORK / "cache" / "tokens", how, distilled, bar.advance)
+        if self.world.main:
+            self.world.barrier()
+        return tokens
+
+    def checkpoints(self, made_from: Sequence[Any]) -> tuple[Checkpoints, State | None]:
+        """The checkpoints of a run on these parameters, records and whatever else it is made from, and the last one."""
+        import torch
+
+        origin = [
+            self.params.model_dump(mode="json"),
+            [self.ctx.seed, self.corpus.digest, torch.__version__],
+            list(made_from),
+            code_digest("components.core", "components.training", f"components.{self.ctx.step}"),
+        ]
+        folder = WORK / "checkpoints" / self.ctx.step
+        checkpoints = Checkpoints(
+            folder, digest_json(origin), self.params.checkpoint.keep, self.world.rank, self.world.size
+        )
+        start = checkpoints.latest()
+        if start:
+            self.ctx.log(f"goes on after step {History.of(start).steps}")
+        return checkpoints, start
+
+    def selection(self, tokenizer: Tokenizer, how: Readings) -> Selection | None:
+        """What is measured during training, if anything is."""
+        dev = self.params.dev
+        if dev is None:
+            return None
+        tasks = dev_tasks(self.kept_out, self.corpus.table) if self.kept_out is not None else []
+        tasks += load_suite(dev.suite, None)
+        if not self.world.main:
+            self.world.barrier()
+        devset = DevSet.read(tasks, tokenizer, how, WORK / "cache" / "dev")
+        if self.world.main:
+            self.world.barrier()
+        return Selection(devset, dev.every, dev.patience, dev.metric)
+
+    def trainee(self, model: Model) -> Trainee:
+        """The model as the loop trains it, on this process's device."""
+        params = self.params
+        passes = Passes(
+            params.chunk_tokens,
+            params.precision,
+            params.gradient_checkpointing,
+            params.freeze_positions,
+            self.ctx.threads,
+        )
+        if isinstance(model, TransformerModel):
+            model.to(self.world.device)
+        return model.trainee(passes)
+
+    def optimiser(self, lr: float) -> Optimiser:
+        """AdamW at this peak rate."""
+        return Optimiser(lr, self.params.warmup, self.params.weight_decay, clip=self.params.clip)
+
+    def train(
+        self,
+        trainee: Trainee,
+        tokens: SidedTokens,
+        phases: Sequence[Phase],
+        checkpoints: Checkpoints,
+        start: State | None,
+        selection: Selection | None = None,
+    ) -> History:
+        """Train to the end, or go on to it. Raises UsageError if the processes cannot share the steps evenly."""
+        for phase in phases:
+            check_world(phase.plan, self.world.size)
+        cadence = Cadence(self.params.checkpoint.steps, self.params.checkpoint.minutes)
+        with self._monitor(trainee) as monitor:
+            run = Run(checkpoints, cadence, start, selection, monitor, self.world)
+            return train(trainee, tokens, phases, run)
+
+    def end(self, checkpoints: Checkpoints) -> None:
+        """The outputs are written: nothing is left to go on from."""
+        self.world.barrier()
+        if self.world.main:
+            checkpoints.clear()
+
+    def _monitor(self, trainee: Trainee) -> Monitor:
+        import torch
+
+        flops, peak = getattr(trainee, "flops", None), None
+        if trainee.device.type == "cuda":
+            each = peak_flops(torch.cuda.get_device_name(trainee.device), self.params.precision != "fp32")
+            peak = each * self.world.size if each is not None else None
+        return Monitor(self.ctx.step, self.ctx.log, flops, peak)
