@@ -34,16 +34,12 @@ _QUERY, _PASSAGE = 0, 1
 
 @dataclass(frozen=True)
 class Contrast:
-    """A loss and its gradients with respect to queries [B, D], passages [M, D] and log(scale).
-
-    ``watched``: the cosines that the caller asked to see, at the last dimension [b, K]; None if it asked for none.
-    """
+    """A loss and its gradients with respect to queries [B, D], passages [M, D] and log(scale)."""
 
     loss: float
     query_grad: Tensor
     passage_grad: Tensor
     log_scale_grad: float
-    watched: Tensor | None = None
 
 
 def fused_info_nce(
@@ -56,28 +52,24 @@ def fused_info_nce(
     terms: Terms = IN_BATCH,
     bf16: bool = False,
     rows: slice | None = None,
-    watch_BK: Tensor | None = None,
 ) -> Contrast:
     """Σ_k weights[k] · InfoNCE on the leading dims[k] dimensions, with its gradients.
 
     The same value as ``losses.matryoshka`` of ``losses.info_nce`` with ``reduction="sum"``, whatever the masks and
     terms. ``dims`` ascend; dimensions beyond the last get no gradient. ``bf16`` rounds the operands of the matrix
     products, never the softmax. ``rows`` leaves all but these queries to others: losses and gradients of disjoint
-    shares add up to the whole. ``watch_BK`` (int64) are places among the passages whose cosines with the query are
-    handed back for these rows, masked or not.
+    shares add up to the whole.
     """
     rows = slice(0, len(query_BD)) if rows is None else rows
     sides = (_Side(query_BD, dims, bf16), _Side(passage_MD, dims, bf16))
-    work = _Work(sides, scale, weights, terms, masks, rows, watch_BK)
+    work = _Work(sides, scale, weights, terms, masks)
     on_cpu = query_BD.device.type == "cpu"
     sums = in_lanes(lambda lane: work.run(share(0, lane, rows))) if on_cpu else [work.run(rows)]
     query_grad_BD, passage_grad_MD = (
         _projected(side, work.left[name], [each.right[name] for each in sums], [each.along[name] for each in sums])
         for name, side in enumerate(sides)
     )
-    return Contrast(
-        float(work.loss_B.sum()), query_grad_BD, passage_grad_MD, float(work.slope_B.sum()), work.watched_bK
-    )
+    return Contrast(float(work.loss_B.sum()), query_grad_BD, passage_grad_MD, float(work.slope_B.sum()))
 
 
 class _Side:
@@ -143,14 +135,12 @@ class _Work:
         weights: Sequence[float],
         terms: Terms,
         masks: Masks,
-        rows: slice,
-        watch_BK: Tensor | None,
     ) -> None:
         import torch
 
         query, _ = self.sides = sides
         whole = query.whole_ND
-        self.scale, self.weights, self.first, self.watch_BK = scale, weights, rows.start, watch_BK
+        self.scale, self.weights = scale, weights
         self.groups = _groups(terms, masks, len(query))
         self.loss_B = torch.zeros(len(query), dtype=torch.float64, device=whole.device)
         self.slope_B = torch.zeros_like(self.loss_B)
@@ -158,9 +148,6 @@ class _Work:
         self.left = [
             [torch.zeros_like(part) for part in side.parts] if name in used else [] for name, side in enumerate(sides)
         ]
-        self.watched_bK = None
-        if watch_BK is not None:
-            self.watched_bK = whole.new_zeros(rows.stop - rows.start, watch_BK.shape[1])
 
     def run(self, rows: slice) -> _Sums:
         """Loss of these query rows; writes what is theirs alone and returns what they add to other texts."""
@@ -221,14 +208,6 @@ class _Work:
                 left_n, right_M = self.sides[term.left].inverse_KN[k, rows], self.sides[term.right].inverse_KN[k]
                 torch.mul(self.scale * left_n[:, None], right_M, out=factor_nM[:, span])
             scores_nM = gram_KnM[k].mul_(factor_nM)
-            if (
-                self.watch_BK is not None
-                and self.watched_bK is not None
-                and k == len(gram_KnM) - 1
-                and group is self.groups[0]
-            ):
-                watched = slice(rows.start - self.first, rows.stop - self.first)
-                self.watched_bK[watched] = scores_nM.gather(1, self.watch_BK[rows]) / self.scale
             for term, span in zip(group, columns, strict=True):
                 _mask(scores_nM[:, span], term, rows, own_n1)
             torch.softmax(scores_nM, 1, out=softmax_nM)

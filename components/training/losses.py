@@ -197,7 +197,10 @@ def matryoshka(
 def value_and_gradient(
     value: Callable[[Tensor], Tensor], embedding_TD: Tensor, mine: bool = True
 ) -> tuple[float, Tensor]:
-    """``value`` of the embeddings and its gradient [T, D], by autograd over the embeddings only; 0 if not ``mine``."""
+    """``value`` of the embeddings and its gradient [T, D], by autograd; 0 if not ``mine``.
+
+    Parameters that ``value`` reads beside the embeddings get their gradient in ``.grad``.
+    """
     import torch
 
     if not mine:
@@ -205,8 +208,9 @@ def value_and_gradient(
     leaf_TD = embedding_TD.detach().requires_grad_()
     with torch.enable_grad():
         loss = value(leaf_TD)
-        (grad_TD,) = torch.autograd.grad(loss, leaf_TD)
-    return float(loss.detach()), grad_TD
+        torch.autograd.backward([loss])
+    assert leaf_TD.grad is not None
+    return float(loss.detach()), leaf_TD.grad
 
 
 def _widened(part: Tensor) -> Tensor:

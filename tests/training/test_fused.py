@@ -125,15 +125,6 @@ def test_blocks_and_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(cut.passage_grad, whole.passage_grad)
 
 
-def test_watched_cosines_are_those_of_the_last_dimension_masked_or_not() -> None:
-    query, passage = (part.detach() for part in texts(6, 10))
-    watch = torch.tensor([[row, 6 + row % 4] for row in range(6)])
-    masks = Masks(torch.ones(6, 10, dtype=torch.bool))
-    found = fused_info_nce(query, passage, 20, DIMS, WEIGHTS, masks, rows=slice(2, 5), watch_BK=watch)
-    expected = torch.stack([torch.cosine_similarity(query, passage[watch[:, k]]) for k in range(2)], dim=1)
-    torch.testing.assert_close(found.watched, expected[2:5])
-
-
 def test_dimensions_beyond_the_last_get_no_gradient() -> None:
     query, passage = (part.detach() for part in texts(4, 4))
     found = fused_info_nce(query, passage, 20, (4, 8), (0.5, 0.5))

@@ -160,18 +160,6 @@ def test_learning_rate_rises_then_falls_to_the_last_step() -> None:
     assert Optimiser(1.0, warmup=0.0).rate(0, 1) == 1.0
 
 
-def test_related_passages_are_no_negatives() -> None:
-    query, positive = np.array([1, 1, 2, 3]), np.array([10, 11, 12, 13])
-    objective = Retrieval(
-        query, positive, np.array([[12], [10], [11], [1]]), np.ones(4, np.int64), 4, 20.0, MATRYOSHKA, bf16=False
-    )
-    assert objective.texts(np.array([0, 2])).rows.tolist() == [1, 2, 10, 12, 11]
-    mask = objective._related.mask(np.array([1, 2]), np.array([10, 12, 11]))
-    assert mask.tolist() == [[False, False, True], [False, False, False]]
-    own_text = objective._related.mask(np.array([3, 1]), np.array([13, 10, 3, 1]))
-    assert own_text.tolist() == [[False, False, True, False], [False, False, False, True]]
-
-
 def test_task_losses_are_the_definitions_times_their_weight(pair_store: Pairs) -> None:
     query = pair_store[1]
     _, second = phases(pair_store)
