@@ -20,7 +20,6 @@ import numpy as np
 from components.core.errors import InputError, Interrupted
 from components.core.measure import Floats
 from components.training.checkpoint import Cadence, Checkpoints, State
-from components.training.corpus import Rows
 from components.training.devset import Selection
 from components.training.distributed import World
 from components.training.dynamic import vectors_of
@@ -29,8 +28,8 @@ from components.training.history import History
 from components.training.interrupt import Interruption
 from components.training.monitor import Monitor
 from components.training.objectives import Objective
-from components.training.plan import Batch, BatchPlan, Schedule
-from components.training.tokens import SidedTokens, Texts
+from components.training.plan import Batch, BatchPlan, Schedule, Turns
+from components.training.tokens import Rows, SidedTokens, Texts
 from components.training.trainee import Trainee
 
 if TYPE_CHECKING:
@@ -58,21 +57,16 @@ class Phase:
         return BatchPlan([objective.task for objective in self.objectives], self.seed, self.schedule)
 
     @cached_property
-    def steps(self) -> list[tuple[int, int]]:
+    def steps(self) -> Turns:
         """Its steps as (epoch, step of the epoch)."""
-        return [(epoch, turn) for epoch in range(self.epochs) for turn in range(self.plan.steps(epoch))]
-
-
-def row_numbers(task: str, rows: Rows) -> list[str]:
-    """How messages name records that have no better names: by their place among the task's."""
-    return [f"row {row}" for row in rows]
+        return Turns([self.plan.steps(epoch) for epoch in range(self.epochs)])
 
 
 @dataclass(frozen=True)
 class Run:
     """What goes on beside the training: where it is saved and when, who measures, who watches.
 
-    ``start`` is the state to go on from; ``records`` names a task's records for messages.
+    ``start`` is the state to go on from.
     """
 
     checkpoints: Checkpoints
@@ -82,7 +76,6 @@ class Run:
     monitor: Monitor = field(default_factory=Monitor)
     world: World = field(default_factory=World)
     engine: MakeEngine = TorchEngine
-    records: Callable[[str, Rows], Sequence[str]] = row_numbers
 
 
 def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: Run) -> History:
@@ -119,7 +112,7 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                 losses, save, stop = _agree(world, losses, save, interruption.requested)
                 for task, loss in losses.items():
                     if not math.isfinite(loss):
-                        raise InputError(_no_number(phase, number, task, loss, batches, run.records))
+                        raise InputError(_no_number(phase, number, task, loss, batches))
                 rate = phase.optimiser.rate(number - first, len(steps))
                 norm = engine.step(rate)
                 done = number + 1
@@ -157,17 +150,10 @@ def step_seed(seed: int, number: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, number, rank]).generate_state(1, np.uint64)[0])
 
 
-def _no_number(
-    phase: Phase,
-    number: int,
-    task: str,
-    loss: float,
-    batches: Sequence[Batch],
-    records: Callable[[str, Rows], Sequence[str]],
-) -> str:
-    rows = np.concatenate([batch.rows for batch in batches if batch.task == task])
-    named = ", ".join(records(task, rows[:_NAMED]))
-    return f"{phase.name}, step {number}, {task} ({named} …): the loss is {loss}; lower the lr"
+def _no_number(phase: Phase, number: int, task: str, loss: float, batches: Sequence[Batch]) -> str:
+    names = [name for batch in batches if batch.task == task for name in phase.plan.names(batch)]
+    named = ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
+    return f"{phase.name}, step {number}, {task} ({named}): the loss is {loss}; lower the lr"
 
 
 def _vectors(trainee: Trainee, world: World, tokens: SidedTokens, texts: Texts) -> Floats:

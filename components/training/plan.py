@@ -17,7 +17,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -154,10 +154,10 @@ class BatchPlan:
                 batches.append(Batch(task.name, self._batch(index, epoch, turn * count + role), role))
         return batches
 
-    def record_ids(self, batch: Batch) -> list[int]:
-        """Ids of the records of a batch, by which people find them; row numbers where a task has none."""
+    def names(self, batch: Batch) -> list[str]:
+        """What messages call the rows of a batch: their records' ids, or where a task has none their numbers."""
         ids = next(task.ids for task in self.tasks if task.name == batch.task)
-        return [int(each) for each in (batch.rows if ids is None else ids[batch.rows])]
+        return [f"row {row}" if ids is None else f"record {ids[row]}" for row in batch.rows]
 
     def counts(self, epoch: int = 0) -> dict[str, int]:
         """Number of batches of each task in an epoch."""
@@ -253,6 +253,31 @@ class BatchPlan:
                 return self._roles(task)
             case _:
                 return 1.0
+
+
+class Turns(Sequence[tuple[int, int]]):
+    """The steps of several epochs, which have ``steps`` each: step s as (epoch, step of the epoch)."""
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        self._edges = edges_of(np.array(steps, dtype=np.int64)).tolist()
+
+    def __len__(self) -> int:
+        return int(self._edges[-1])
+
+    @overload
+    def __getitem__(self, step: int) -> tuple[int, int]: ...
+
+    @overload
+    def __getitem__(self, step: slice) -> list[tuple[int, int]]: ...
+
+    def __getitem__(self, step: int | slice) -> tuple[int, int] | list[tuple[int, int]]:
+        if isinstance(step, slice):
+            return [self[each] for each in range(*step.indices(len(self)))]
+        number = step + len(self) if step < 0 else step
+        if not 0 <= number < len(self):
+            raise IndexError(f"step {step} of {len(self)}")
+        epoch = bisect_right(self._edges, number) - 1
+        return epoch, number - self._edges[epoch]
 
 
 def check_world(plan: BatchPlan, world: int) -> None:

@@ -22,6 +22,7 @@ from components.training.words import CAMEL_CASE, NO_LETTERS
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_TEXTS = 1 << 16  # texts whose tokens are counted at once
 _HAN = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
 
 
@@ -65,6 +66,10 @@ def load_tokenizer(path: str) -> Tokenizer:
 
 def document_frequency(store: TokenStore, vocab_size: int) -> npt.NDArray[np.int64]:
     """Number of texts of the store that hold each token, int64 [V]."""
-    texts_T = np.repeat(np.arange(len(store), dtype=np.int64), np.diff(store.offsets))
-    pairs_U = np.unique(texts_T * vocab_size + store.tokens)
-    return np.bincount(pairs_U % vocab_size, minlength=vocab_size)
+    frequency_V = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(store), _TEXTS):
+        offsets = store.offsets[start : start + _TEXTS + 1]
+        texts_T = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
+        pairs_U = np.unique(texts_T * vocab_size + store.tokens[offsets[0] : offsets[-1]])
+        frequency_V += np.bincount(pairs_U % vocab_size, minlength=vocab_size)
+    return frequency_V

@@ -120,7 +120,8 @@ def test_rows_of_a_task_count_the_tokens_of_all_their_texts(tokenizer: Tokenizer
     plan = BatchPlan([task], 0, Schedule(batch_tokens=14))
     batches = [plan.batches(0, turn)[0] for turn in range(plan.steps(0))]
     assert sorted(len(batch.rows) for batch in batches) == [1, 2]
-    assert {number for batch in batches for number in plan.record_ids(batch)} == set(corpus.table["id"].to_pylist())
+    names = {name for batch in batches for name in plan.names(batch)}
+    assert names == {f"record {number}" for number in corpus.table["id"].to_pylist()}
 
 
 def test_sample_and_languages_keep_their_order(tokenizer: Tokenizer) -> None:

@@ -22,6 +22,7 @@ from components.training.plan import (
     Sampling,
     Schedule,
     TaskRows,
+    Turns,
     apportion,
     check_world,
     interleave,
@@ -289,6 +290,14 @@ def test_interleave_spreads_evenly_and_apportion_shares_all() -> None:
     assert apportion(7, [0, 2.5, 1]) == [0, 5, 2]
 
 
+def test_turns_count_through_epochs_of_unequal_length() -> None:
+    turns = Turns([2, 0, 3])
+    assert list(turns) == [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2)]
+    assert turns[-1] == turns[4] == (2, 2)
+    assert turns[1:3] == [(0, 1), (2, 0)]
+    assert len(Turns([])) == 0
+
+
 def test_nearest_clash_is_the_last_row_before_that_shares_a_text() -> None:
     texts = np.array([[1, 2], [3, 3], [2, 4], [5, 1]])
     assert nearest_clash(texts, np.array([0, 1, 2, 3], np.int32)).tolist() == [-1, -1, 0, 0]
@@ -324,7 +333,9 @@ def test_schedule_that_does_not_fit_the_tasks_is_refused(schedule: Schedule, mes
 def test_records_of_a_batch_are_found_by_their_ids() -> None:
     plan = BatchPlan([task("pairs", 20, 4, 90, ids=np.arange(20, dtype=np.uint64) + 2**63)], 0)
     batch = plan.batches(0, 1)[0]
-    assert plan.record_ids(batch) == [2**63 + row for row in batch.rows.tolist()]
+    assert plan.names(batch) == [f"record {2**63 + row}" for row in batch.rows.tolist()]
+    bare = BatchPlan([task("pairs", 20, 4, 90)], 0)
+    assert bare.names(batch) == [f"row {row}" for row in batch.rows.tolist()]
 
 
 def test_world_must_divide_batches_or_roles() -> None:
