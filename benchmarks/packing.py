@@ -1,0 +1,208 @@
+"""Training a BERT on a CPU: our step beside sentence-transformers', padded and on batches sorted by length; GradCache.
+
+A step is forward pass, MultipleNegativesRankingLoss, backward pass and fused AdamW, from token ids. Every contestant
+trains its own copy of one model on the same pairs, `BATCHES` batches of them a turn.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from components.training.transformer import TransformerModel
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # not this folder: its modules are benchmarks.NAME
+
+from benchmarks.measure import Result, Table, cpu_seconds, interleaved, versions  # noqa: E402
+from components.training.tokens import Bags  # noqa: E402
+
+VOCABULARY = 30_522
+BATCH, BATCHES, REPEATS = 32, 4, 3
+# Tokens of a text, special ones included: lognormal, as lengths of web passages are, cut at LONGEST.
+QUERY, PASSAGE, LONGEST = (2.4, 0.4), (3.7, 0.9), 256
+SCALE = 20.0
+OURS, PADDED, SORTED = "embedmill, packed", "sentence-transformers, padded", "sentence-transformers, sorted by length"
+MEMORY_BATCHES = (1024, 16_384)
+
+Pairs = tuple[list[np.ndarray], list[np.ndarray]]
+
+
+def run() -> Result:
+    """Seconds a step of each contestant, and their ratio to ours."""
+    pairs = make_pairs(BATCH * BATCHES, seed=0)
+    model = small_bert(layers=4, hidden=312, heads=12, intermediate=1200)
+    with tempfile.TemporaryDirectory() as folder:
+        from components.training.model import save_model
+
+        save_model(model, folder, {})
+        contestants = {
+            OURS: _ours(model, batches(pairs)),
+            PADDED: _theirs(folder, batches(pairs)),
+            SORTED: _theirs(folder, batches(by_length(pairs))),
+        }
+    interleaved(contestants, 1)  # warm up
+    seconds = {name: taken / BATCHES for name, taken in interleaved(contestants, REPEATS).items()}
+    lengths = np.array([len(text) for side in pairs for text in side])
+    rows = [[name, taken, BATCH / taken, taken / seconds[OURS]] for name, taken in seconds.items()]
+    table = Table(
+        f"BERT 4 × 312 on pairs of {np.median(lengths):.0f} tokens in the middle, {lengths.mean():.0f} on average, "
+        f"{lengths.max()} at most",
+        ("", "CPU s / step", "pairs / CPU-s", "embedmill is faster ×"),
+        rows,
+        f"{BATCH} pairs a step, fp32, dropout 0.1, AdamW; median of {REPEATS} interleaved turns of {BATCHES} steps. "
+        "Sorted: the pairs of a turn are cut into batches by the length of the passage.",
+    )
+    return Result(
+        "packing", [table], {"seconds": seconds}, versions(("torch", "transformers", "sentence-transformers"))
+    )
+
+
+def memory() -> Result:
+    """Peak resident memory of one GradCache step at each batch size, each in a process of its own."""
+    peaks = {batch: peak_bytes(batch) for batch in MEMORY_BATCHES}
+    first = peaks[MEMORY_BATCHES[0]]
+    rows = [[f"{batch:,}", peak / 2**20, peak / first] for batch, peak in peaks.items()]
+    table = Table(
+        "Peak memory of a GradCache step, short texts, small BERT",
+        ("pairs a step", "MiB", "× of the first"),
+        rows,
+        "The whole process, with PyTorch itself; chunks of 4,096 tokens.",
+    )
+    values = {"bytes": {str(batch): peak for batch, peak in peaks.items()}}
+    return Result("gradcache", [table], values, versions(("torch", "transformers")))
+
+
+def peak_bytes(batch: int) -> int:
+    """Peak resident bytes of a process that trains one step of so many pairs."""
+    code = f"from benchmarks.packing import gradcache_step; gradcache_step({batch})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout.splitlines()[-1]))
+
+
+def gradcache_step(batch: int) -> None:
+    """Train one step of ``batch`` short pairs in chunks of 4,096 tokens; print this process's peak resident bytes."""
+    import resource
+
+    import torch
+
+    from components.training.fused import fused_info_nce
+    from components.training.transformer import Passes
+
+    rng = np.random.default_rng(0)
+    model = small_bert(layers=2, hidden=64, heads=2, intermediate=128)
+    trainee = model.trainee(Passes(chunk_tokens=4096))
+    adamw = torch.optim.AdamW(trainee.parameters.values(), lr=1e-4, fused=True)
+    bags = to_bags([rng.integers(5, VOCABULARY, rng.integers(4, 12)) for _ in range(2 * batch)])
+    embedding_TD = trainee.embed(bags, 0)
+    _, grad_query, grad_passage = fused_info_nce(
+        embedding_TD[:batch], embedding_TD[batch:], SCALE, [trainee.dims], [1.0]
+    )
+    trainee.backward(torch.cat([grad_query, grad_passage]))
+    adamw.step()
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+
+
+def small_bert(**sizes: int) -> TransformerModel:
+    """A BERT with random weights and a vocabulary of the usual size."""
+    from tokenizers import Tokenizer, models
+
+    from components.training.transformer import new_transformer
+
+    words = {f"w{row}": row for row in range(VOCABULARY - 5)}
+    return new_transformer(Tokenizer(models.WordLevel(words, unk_token="[UNK]")), seed=0, **sizes)
+
+
+def make_pairs(count: int, seed: int) -> Pairs:
+    """Token ids of so many queries and passages, with skewed lengths."""
+    rng = np.random.default_rng(seed)
+
+    def texts(mean: float, sigma: float) -> list[np.ndarray]:
+        lengths = np.clip(np.exp(rng.normal(mean, sigma, count)).astype(int), 4, LONGEST)
+        return [rng.integers(0, VOCABULARY - 5, length) for length in lengths]
+
+    return texts(*QUERY), texts(*PASSAGE)
+
+
+def by_length(pairs: Pairs) -> Pairs:
+    """The pairs from short to long passages."""
+    queries, passages = pairs
+    order = sorted(range(len(passages)), key=lambda row: (len(passages[row]), len(queries[row])))
+    return [queries[row] for row in order], [passages[row] for row in order]
+
+
+def batches(pairs: Pairs) -> list[Pairs]:
+    """The pairs in order, BATCH at a time."""
+    queries, passages = pairs
+    starts = range(0, len(queries), BATCH)
+    return [(queries[start : start + BATCH], passages[start : start + BATCH]) for start in starts]
+
+
+def to_bags(texts: Sequence[np.ndarray]) -> Bags:
+    """Token ids laid end to end."""
+    offsets = np.cumsum([0, *map(len, texts)]).astype(np.int64)
+    return Bags(np.concatenate(texts).astype(np.int32), offsets)
+
+
+def _ours(model: TransformerModel, parts: list[Pairs]) -> Callable[[], float]:
+    import torch
+
+    from components.training.fused import fused_info_nce
+    from components.training.transformer import Passes
+
+    trainee = model.trainee(Passes(chunk_tokens=1 << 20))
+    adamw = torch.optim.AdamW(trainee.parameters.values(), lr=2e-5, fused=True)
+    bags = [to_bags([*queries, *passages]) for queries, passages in parts]
+
+    def turn() -> None:
+        for step, part in enumerate(bags):
+            embedding_TD = trainee.embed(part, step)
+            count = len(part) // 2
+            _, *grads = fused_info_nce(embedding_TD[:count], embedding_TD[count:], SCALE, [trainee.dims], [1.0])
+            trainee.backward(torch.cat(grads))
+            adamw.step()
+
+    return lambda: cpu_seconds(turn)[0]
+
+
+def _theirs(folder: str, parts: list[Pairs]) -> Callable[[], float]:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    model = SentenceTransformer(folder, device="cpu").train()
+    loss = MultipleNegativesRankingLoss(model, scale=SCALE)
+    adamw = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
+    columns = [[_padded(model, side) for side in part] for part in parts]
+
+    def turn() -> None:
+        for part in columns:
+            adamw.zero_grad()
+            loss([dict(column) for column in part], torch.empty(0)).backward()
+            adamw.step()
+
+    return lambda: cpu_seconds(turn)[0]
+
+
+def _padded(model: Any, texts: Sequence[np.ndarray]) -> dict[str, Any]:
+    """What the model's own tokenizer makes of one column: padded to its longest text, with a mask."""
+    padded = model.tokenizer.pad({"input_ids": [text.tolist() for text in texts]}, return_tensors="pt")
+    return {**padded, "modality": "text"}
+
+
+if __name__ == "__main__":
+    from components.core import environment
+
+    environment.quiet()
+    environment.fix_threads(1)
+    for made in (run(), memory()):
+        print(made.markdown(), end="\n\n", flush=True)
