@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 Ranks = npt.NDArray[np.int64]
 
-TIMEOUT = timedelta(hours=1)  # one process mines or evaluates while the others wait
+# One process tokenises or mines while the others wait. One that ends is noticed at once, so that this is for machines
+# that vanish.
+TIMEOUT = timedelta(hours=12)
 _BUCKET = 1 << 23  # numbers in one all-reduce of small tensors: few calls, and a copy that stays small
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

@@ -44,7 +44,8 @@ class DeepSpeedEngine:
         extra: Mapping[str, Tensor] | None = None,
         fp16: bool = False,
     ) -> None:
-        self._trainee, self._world, self._stage = trainee, world, stage
+        self._trainee, self._world = trainee, world
+        self._weights_shared_out = stage >= _WEIGHTS_SHARED_OUT
         self._model, self._extra = dict(trainee.parameters), Extra(extra or {}, optimiser, world)
         self._scale = LossScale() if fp16 else None
         if stage > 1:  # every backward pass sums, and from stage 3 on every forward pass gathers: as many everywhere
@@ -112,14 +113,13 @@ class DeepSpeedEngine:
 
     def close(self) -> None:
         """Take DeepSpeed's hooks off the model, with the whole weights in it."""
-        whole = {}
-        if self._stage >= _WEIGHTS_SHARED_OUT:
-            with self._whole():
-                whole = {name: parameter.detach().clone() for name, parameter in self._model.items()}
+        parameters = list(self._trainee.module.parameters())
+        with self._whole():
+            whole = [parameter.detach().clone() for parameter in parameters] if self._weights_shared_out else []
         self._trainee.agree = int
         self._engine.destroy()
-        for name, value in whole.items():
-            self._model[name].data = value
+        for parameter, value in zip(parameters, whole, strict=False):
+            parameter.data = value
 
     def _run(self, outputs: Tensor, gradients: Tensor, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)
@@ -128,11 +128,13 @@ class DeepSpeedEngine:
 
     def _whole(self) -> AbstractContextManager[Any]:
         """In its body the model's parameters are whole; what the main process writes into them is everyone's."""
-        if self._stage < _WEIGHTS_SHARED_OUT:
+        if not self._weights_shared_out:
             return nullcontext()
         from deepspeed.runtime.zero import GatheredParameters
 
-        context: AbstractContextManager[Any] = GatheredParameters(list(self._model.values()), modifier_rank=0)
+        context: AbstractContextManager[Any] = GatheredParameters(
+            list(self._trainee.module.parameters()), modifier_rank=0
+        )
         return context
 
 

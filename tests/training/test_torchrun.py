@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from components.training.distributed import World
 from tests.training import together
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 # fp32, relative: another order of summation, over 8 steps
 TOLERANCE = 1e-5
 Results = dict[str, torch.Tensor]
@@ -21,9 +23,16 @@ Results = dict[str, torch.Tensor]
 pytestmark = pytest.mark.xdist_group("torchrun")
 
 
-def torchrun(processes: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def torchrun(processes: int, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +62,20 @@ def test_processes_together_learn_what_one_learns_alone(
     assert not ended.stdout, "libraries are quiet"
     ranks = [load_file(tmp_path / f"results-{rank}.safetensors") for rank in range(processes)]
     for model in ("static", "transformer"):
-        for kind in ("losses", "grad", "weight"):
+        for kind in ("losses", "grad", "weight", "vectors"):
             assert distance(ranks[0], alone, f"{model}.{kind}", f"{model}.{kind}") < TOLERANCE
     for stage in stages:
-        assert distance(ranks[0], alone, f"zero{stage}.losses", "transformer.losses") < TOLERANCE
-        assert distance(ranks[0], alone, f"zero{stage}.weight", "transformer.weight") < TOLERANCE
+        for kind in ("losses", "weight", "vectors"):
+            assert distance(ranks[0], alone, f"zero{stage}.{kind}", f"transformer.{kind}") < TOLERANCE
     for other in ranks[1:]:
         assert all(torch.equal(other[name], value) for name, value in ranks[0].items()), "every process has the same"
+
+
+def test_only_training_runs_in_several_processes_and_one_of_them_says_so(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / ".embedmill").mkdir()
+    ended = torchrun(2, "-m", "components", "filter", cwd=tmp_path)
+    assert ended.returncode == 1, "torchrun's own"
+    assert (tmp_path / ".embedmill" / "failed").read_text() == "2", "the step's"
+    assert ended.stderr.count("embedmill: ") == 1
+    assert "embedmill: filter runs in one process; start it without torchrun\n" in ended.stderr

@@ -72,7 +72,7 @@ def transformer(folder: Path, chunk_tokens: int = 100) -> tuple[Trainee, SidedTo
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     store = build_store(folder / "special", model.tokenizer, QUERIES + PASSAGES, "transformer")
-    return model.trainee(Passes(chunk_tokens)), SidedTokens.same(store)
+    return model.trainee(Passes(chunk_tokens, freeze_positions=True)), SidedTokens.same(store)
 
 
 def phase(tokens: SidedTokens, lr: float) -> Phase:
@@ -119,7 +119,8 @@ def learn(
     )
     weights = {f"weight.{name}": value.detach().clone() for name, value in trainee.parameters.items()}
     losses = torch.tensor([row.loss for row in log], dtype=torch.float64)
-    return {"losses": losses, **first, **weights}
+    vectors_TD = trainee.frozen()(tokens.bags(planned.objectives[0].texts(np.arange(9))), trainee.dims)
+    return {"losses": losses, **first, **weights, "vectors": torch.from_numpy(vectors_TD)}
 
 
 def everything(world: World, folder: Path, stages: Sequence[int]) -> dict[str, Tensor]:
