@@ -19,11 +19,11 @@ import numpy.typing as npt
 from components.training.corpus import ABSENT, Rows
 from components.training.lanes import LANES, in_lanes
 
+EVERY = 100_000_000_000  # scores up to which every passage is looked at: a minute or two of one core
 RECALL = 0.95  # share of the true best passages that the inverted lists must find in a sample of the queries
 
-_PRODUCTS = 100_000_000_000  # scores up to which every passage is looked at: a minute or so of one core
 _SAMPLE = 64  # queries whose exact ranking says what the search finds
-_ROWS, _COLUMNS = 256, 4096  # queries and passages multiplied at once: their scores stay in the processor's cache
+_ROWS, _COLUMNS = 256, 8192  # queries and passages multiplied at once: their scores stay in the processor's cache
 _STRETCH = 16_384  # queries whose lists are read together, so that a list meets enough of them for one product
 _RESCORED = 32  # queries whose candidates' vectors are held at once
 _CHUNK = 8192
@@ -123,7 +123,7 @@ def rank(
 class Index:
     """The ``depth`` best of the passages [P, D] by inner product, for the queries [N, D].
 
-    Up to `_PRODUCTS` scores, and always on a GPU, every passage is looked at; beyond, those of the nearest clusters:
+    Up to `EVERY` scores, and always on a GPU, every passage is looked at; beyond, those of the nearest clusters:
     ``name`` says which. Twice as many clusters are read until the sample's recall is `RECALL`.
     """
 
@@ -134,7 +134,7 @@ class Index:
         self._lists: _Lists | None = None
         self.stretch = _CHUNK
         sample = query_ND[np.linspace(0, len(query_ND) - 1, min(_SAMPLE, len(query_ND))).astype(np.int64)]
-        if len(query_ND) * len(passage_PD) <= _PRODUCTS or device != "cpu":
+        if len(query_ND) * len(passage_PD) <= EVERY or device != "cpu":
             self._codes_PD = passage_codes(passage_PD)
             self.name = "every passage"
             self.recall = self._recall(sample, self._worst(sample))
@@ -250,7 +250,7 @@ class _Best:
     """The best columns of every row so far. An entry is one number: its row, then its score descending, its column.
 
     What scores no better than the worst of a full row is passed over, so little is kept; entries are sorted and cut
-    when four times as many as needed have come together.
+    when twice as many as needed have come together.
     """
 
     def __init__(self, rows: int, keep: int, columns: int) -> None:
@@ -270,12 +270,13 @@ class _Best:
             self._worst_B[:] = np.partition(score_bM, width - self._keep, axis=1)[:, width - self._keep] - 1
         worst_b = self._worst_B if rows is None else self._worst_B[rows]
         flat = np.flatnonzero(score_bM > worst_b[:, None])
-        row, column = np.divmod(flat, width)
+        row = flat // width
+        column = flat - row * width
         score = np.clip(score_bM.ravel()[flat].astype(np.int64), -self._top, self._top)
         row = row if rows is None else rows[row]
         self._entries.append(row << self._shift | (self._top - score) << self._column_bits | (column + first))
         self._held += len(flat)
-        if self._held > 4 * self._keep * self._rows:
+        if self._held > 2 * self._keep * self._rows:
             self._cut()
 
     def places(self) -> Places:
@@ -337,8 +338,8 @@ def scan_on_device(codes_ND: Codes, codes_PD: Codes, keep: int, device: str) -> 
     query_ND = torch.from_numpy(codes_ND).to(device).float()
     score_NK = query_ND.new_zeros(len(codes_ND), 0)
     place_NK = torch.zeros(len(codes_ND), 0, dtype=torch.int64, device=device)
-    for start in range(0, len(codes_PD), 8 * _COLUMNS):
-        score_NM = query_ND @ torch.from_numpy(codes_PD[start : start + 8 * _COLUMNS]).to(device).float().T
+    for start in range(0, len(codes_PD), 4 * _COLUMNS):
+        score_NM = query_ND @ torch.from_numpy(codes_PD[start : start + 4 * _COLUMNS]).to(device).float().T
         score_NM, column_NM = score_NM.topk(min(keep, score_NM.shape[1]), dim=1)
         score_NK, place_NK = torch.cat([score_NK, score_NM], 1), torch.cat([place_NK, column_NM + start], 1)
         score_NK, chosen_NK = score_NK.topk(min(keep, score_NK.shape[1]), dim=1)

@@ -80,7 +80,7 @@ def test_eight_bits_find_what_fp32_finds_in_its_order() -> None:
 
 def test_clusters_find_the_stated_share_and_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     passages, queries = clusters(6000, 16, 0), clusters(500, 16, 1)
-    monkeypatch.setattr(mining, "_PRODUCTS", 1000)
+    monkeypatch.setattr(mining, "EVERY", 1000)
     monkeypatch.setattr(mining, "_PROBES", 1)
     first, second = (Index(passages, queries, 30) for _ in range(2))
     found = first.search(queries)[1]
@@ -95,7 +95,7 @@ def test_clusters_find_the_stated_share_and_the_same_each_time(monkeypatch: pyte
 @pytest.mark.parametrize("products", [10**12, 1000])
 def test_threads_change_no_byte(products: int, monkeypatch: pytest.MonkeyPatch) -> None:
     passages, queries = clusters(5000, 16, 0), clusters(600, 16, 1)
-    monkeypatch.setattr(mining, "_PRODUCTS", products)
+    monkeypatch.setattr(mining, "EVERY", products)
     found = []
     for threads in (1, 3):
         use_threads(threads)
