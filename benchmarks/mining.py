@@ -76,7 +76,8 @@ def run() -> Result:
     note = (
         f"The best {DEPTH} of {PASSAGES:,} passages for {QUERIES:,} queries, {DIMS} dimensions, {THREADS} threads, "
         f"building of the index included. Vectors lie in {CENTRES:,} clusters around a common direction, later "
-        f"dimensions are smaller; recall against products in double precision for {SAMPLE} queries. Median of {REPEATS} interleaved runs. "
+        f"dimensions are smaller; recall against products in double precision for {SAMPLE} queries. "
+        f"Median of {REPEATS} interleaved runs. "
         f"Eight-bit products by the processor: {'yes' if torch.cpu._is_vnni_supported() else 'no, by fp32'}."
     )
     header = ("", "seconds", "faster than flat ×", "CPU seconds", "CPU, flat / this", f"recall@{DEPTH}")
