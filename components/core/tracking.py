@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from components.core import environment, lock, storage
 from components.core.errors import InputError
+from components.core.fingerprint import canonical_json
 
 URI_KEY = "MLFLOW_TRACKING_URI"
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -29,6 +30,10 @@ EXPERIMENT = "embedmill"
 MODEL = "embedmill"
 CHAMPION = "champion"
 WEIGHTS_TAG = "weights.sha256"
+# Tags of runs: the step that a run is of, and the run of the whole pipeline.
+STEP = "step"
+PARENT = "mlflow.parentRunId"
+FINISHED = "FINISHED"
 # The sentence-transformers folder inside a logged model; the name is that of MLflow's own flavour.
 MODEL_FOLDER = "model.sentence_transformer"
 DOWNLOADS = Path(".embedmill/models")
@@ -173,6 +178,28 @@ def experiment_id(client: Any) -> str:
             if found is None:
                 raise
     return str(found.experiment_id)
+
+
+def find_runs(client: Any, experiment: str, tags: Mapping[str, str]) -> list[Any]:
+    """Runs with all of these tags, oldest first."""
+    condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    return list(client.search_runs([experiment], condition, order_by=["attributes.start_time ASC"]))
+
+
+def key_name(key: str) -> str:
+    """A key as MLflow takes it: letters, digits and `_ - . / : space`, at most 250."""
+    return re.sub(r"[^\w/ .:-]", "_", key.replace("@", "_at_"))[:250]
+
+
+def flatten(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The values of nested mappings as `a.b` keys; lists as JSON."""
+    if not isinstance(section, Mapping):
+        return
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else canonical_json(value)
 
 
 def champion(client: Any) -> Any | None:

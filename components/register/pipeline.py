@@ -10,13 +10,13 @@ from components.core import storage, tracking
 from components.core.errors import GateRefused
 from components.core.fingerprint import json_document
 from components.core.step import Context
-from components.core.tracking import MODEL
+from components.core.tracking import FINISHED, MODEL, PARENT, find_runs
 from components.register.candidate import Candidate, read_candidate
 from components.register.gate import Verdict
 from components.register.package import ensure_logged_model
 from components.register.params import RegisterParams
 from components.register.promotion import GATE, PASSED, REVOKED, declare_suite, reconcile
-from components.register.runs import FINISHED, PARENT, find_runs, log_measured, log_steps, open_run
+from components.register.runs import log_measured, log_steps, open_run
 from components.register.version import RULES, find_version, gate_tags, register_version, rules_digest, verdicts_on
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,12 +10,11 @@ from components.core import tracking
 from components.core.fingerprint import canonical_json
 from components.core.ledger import Ledger
 from components.core.manifest import Dataset
+from components.core.tracking import FINISHED, PARENT, STEP, find_runs, flatten, key_name
 from components.register.candidate import MODEL, Candidate, read_object, read_table
 from components.register.gate import metric_key
 
-IDENTITY, STEP, PIPELINE = "identity", "step", "pipeline"
-PARENT = "mlflow.parentRunId"
-FINISHED = "FINISHED"
+IDENTITY, PIPELINE = "identity", "pipeline"
 METRICS_A_BATCH, PARAMS_A_BATCH = 1000, 100
 DATASET_DIGEST_CHARACTERS = 36
 # Data steps by the dataset whose manifest holds their ledger, then the steps with files of metrics.
@@ -41,12 +39,6 @@ def open_run(client: Any, experiment: str, candidate: Candidate, git: tracking.G
         **git.tags(),
     }
     return client.create_run(experiment, run_name=f"run-{candidate.identity[:8]}", tags=tags)
-
-
-def find_runs(client: Any, experiment: str, tags: Mapping[str, str]) -> list[Any]:
-    """Runs with all of these tags, oldest first."""
-    condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-    return list(client.search_runs([experiment], condition, order_by=["attributes.start_time ASC"]))
 
 
 def log_steps(
@@ -141,22 +133,6 @@ def log_values(
         room = METRICS_A_BATCH - len(entries[:PARAMS_A_BATCH])
         client.log_batch(run.info.run_id, metrics=metrics[:room], params=entries[:PARAMS_A_BATCH])
         metrics, entries = metrics[room:], entries[PARAMS_A_BATCH:]
-
-
-def key_name(key: str) -> str:
-    """A key as MLflow takes it: letters, digits and `_ - . / : space`, at most 250."""
-    return re.sub(r"[^\w/ .:-]", "_", key.replace("@", "_at_"))[:250]
-
-
-def flatten(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The values of nested mappings as `a.b` keys; lists as JSON."""
-    if not isinstance(section, Mapping):
-        return
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else canonical_json(value)
 
 
 def _numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
