@@ -34,6 +34,10 @@ WEIGHTS_TAG = "weights.sha256"
 STEP = "step"
 PARENT = "mlflow.parentRunId"
 FINISHED = "FINISHED"
+# Tags of a training that was logged while it ran: fingerprint of inputs, parameters and code, and, once the run has all
+# its points, the digest of the log of losses that they make.
+TRAINING = "training"
+LOSSES = "losses.sha256"
 # The sentence-transformers folder inside a logged model; the name is that of MLflow's own flavour.
 MODEL_FOLDER = "model.sentence_transformer"
 DOWNLOADS = Path(".embedmill/models")

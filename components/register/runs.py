@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from components.core import tracking
-from components.core.fingerprint import canonical_json
+from components.core import storage, tracking
+from components.core.fingerprint import canonical_json, digest_bytes
 from components.core.ledger import Ledger
 from components.core.manifest import Dataset
-from components.core.tracking import FINISHED, PARENT, STEP, find_runs, flatten, key_name
+from components.core.tracking import FINISHED, LOSSES, PARENT, STEP, find_runs, flatten, key_name
 from components.register.candidate import MODEL, Candidate, read_object, read_table
 from components.register.gate import metric_key
 
@@ -44,7 +44,10 @@ def open_run(client: Any, experiment: str, candidate: Candidate, git: tracking.G
 def log_steps(
     client: Any, parent: Any, candidate: Candidate, inputs: Mapping[str, str], params: Mapping[str, Any]
 ) -> None:
-    """Make the child runs with each step's parameters and metrics. One that was left unfinished is made anew."""
+    """Make the child runs with each step's parameters and metrics. One that was left unfinished is made anew.
+
+    A training that was logged while it ran has a run already, which becomes the child once it has the rest.
+    """
     for step in (*DATA_STEPS, *MODEL_STEPS):
         tags = {PARENT: parent.info.run_id, STEP: step}
         earlier = find_runs(client, parent.info.experiment_id, tags)
@@ -52,9 +55,24 @@ def log_steps(
             continue
         for run in earlier:
             client.delete_run(run.info.run_id)
+        points, entries = list(_points(step, candidate, inputs)), dict(flatten(params.get(step, {})))
+        live = _live_run(client, parent, step, inputs)
+        if live is not None:
+            log_values(client, live, points, entries)
+            client.set_tag(live.info.run_id, PARENT, parent.info.run_id)
+            continue
         run = client.create_run(parent.info.experiment_id, run_name=step, tags=tags)
-        log_values(client, run, list(_points(step, candidate, inputs)), dict(flatten(params.get(step, {}))))
+        log_values(client, run, [*points, *_losses(step, inputs)], entries)
         client.set_terminated(run.info.run_id)
+
+
+def _live_run(client: Any, parent: Any, step: str, inputs: Mapping[str, str]) -> Any | None:
+    """The finished run that this very training left, if no pipeline's run has it as a child."""
+    if f"{step}_loss" not in inputs:
+        return None
+    digest = digest_bytes(storage.read_bytes(inputs[f"{step}_loss"]))
+    found = find_runs(client, parent.info.experiment_id, {STEP: step, LOSSES: digest})
+    return next((run for run in found if run.info.status == FINISHED and PARENT not in run.data.tags), None)
 
 
 def _points(step: str, candidate: Candidate, inputs: Mapping[str, str]) -> Iterator[Point]:
@@ -65,6 +83,9 @@ def _points(step: str, candidate: Candidate, inputs: Mapping[str, str]) -> Itera
             yield f"{one.system}/{metric_key(one.task, one.dim, one.metric)}", one.value, 0
     if f"{step}_metrics" in inputs:
         yield from ((key, value, 0) for key, value in _numbers(read_object(inputs[f"{step}_metrics"])))
+
+
+def _losses(step: str, inputs: Mapping[str, str]) -> Iterator[Point]:
     if f"{step}_loss" in inputs:
         for row in read_table(inputs[f"{step}_loss"], ("step", "task", "loss", "lr")):
             yield f"loss/{row['task']}", float(row["loss"]), int(row["step"])

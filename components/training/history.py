@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.core import storage
+from components.core.fingerprint import digest_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,14 +102,16 @@ class History:
         return iter(self._columns.items())
 
 
-def write_losses(uri: str, log: History) -> None:
-    """The log as CSV: step, task, loss, lr, norm (empty where it was not taken), tokens."""
+def write_losses(uri: str, log: History) -> str:
+    """The log as CSV: step, task, loss, lr, norm (empty where it was not taken), tokens. Its SHA-256 (hex)."""
     lines = [
         f"{row.step},{row.task},{row.loss:.6g},{row.lr:.6g},"
         f"{'' if row.norm is None else format(row.norm, '.6g')},{row.tokens}"
         for row in log
     ]
-    storage.write_bytes(uri, "\n".join(["step,task,loss,lr,norm,tokens", *lines, ""]).encode())
+    content = "\n".join(["step,task,loss,lr,norm,tokens", *lines, ""]).encode()
+    storage.write_bytes(uri, content)
+    return digest_bytes(content)
 
 
 def final_losses(log: History) -> dict[str, float]:
