@@ -81,7 +81,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, fingerprint: str, keep: int = 2, rank: int = 0, size: int = 1) -> None:
-        self._folder, self._fingerprint, self._keep = folder, fingerprint, keep
+        self.fingerprint = fingerprint
+        self._folder, self._keep = folder, keep
         self._rank, self._size = rank, size
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -154,14 +155,14 @@ class Checkpoints:
             for left in self._folder.glob(".partial*"):
                 shutil.rmtree(left)
         for folder in reversed(self._finished()):
-            if _vouched(folder, self._fingerprint):
+            if _vouched(folder, self.fingerprint):
                 return self._read(folder)
         return None
 
     def read(self, step: int) -> State:
         """The state after ``step`` steps. Raises InputError unless its marker vouches for every file."""
         folder = self._folder / f"{step:08d}"
-        if not _vouched(folder, self._fingerprint):
+        if not _vouched(folder, self.fingerprint):
             raise InputError(f"{folder}: damaged or from another run; remove {self._folder} to train from the start")
         return self._read(folder)
 
@@ -212,7 +213,7 @@ class Checkpoints:
             if name not in digests:
                 _sync(path)
                 digests[name] = digest_file(path)
-        marker = {"fingerprint": self._fingerprint, "processes": self._size, "sha256": digests}
+        marker = {"fingerprint": self.fingerprint, "processes": self._size, "sha256": digests}
         _write_durably(partial / _MARKER, json_document(marker))
         _sync(partial)
         target = self._folder / f"{step:08d}"

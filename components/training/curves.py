@@ -5,7 +5,7 @@ found again by the training's fingerprint, so a killed training goes on in it. `
 pipeline's run, known by the digest of the log of losses, or makes one of that log where there is none.
 
 Training never waits for the server. A thread of its own connects and sends; what cannot be sent is kept and tried
-again, and a run whose points are not all there is not finished, so that nobody takes it for whole.
+again, and a run whose points are not all there does not get that digest, so that nobody takes it for whole.
 """
 
 from __future__ import annotations
@@ -37,15 +37,19 @@ Point = tuple[str, float, int, int]
 
 
 class Curves:
-    """``with Curves("finetune", fingerprint, params, ctx.log) as curves: …; curves.finish(digest)``.
+    """``with Curves("finetune", fingerprint, params, ctx.log, done) as curves: …; curves.finish(digest)``.
 
-    Nothing happens in any but the first process, nor without MLFLOW_TRACKING_URI.
+    ``done`` steps were taken by a process before this one. Nothing happens in any but the first of several processes,
+    nor without MLFLOW_TRACKING_URI.
     """
 
-    def __init__(self, step: str, training: str, params: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, step: str, training: str, params: Mapping[str, Any], say: Callable[[str], None], done: int = 0
+    ) -> None:
         self._step, self._training, self._params, self._say = step, training, params, say
         self._active = bool(os.environ.get(tracking.URI_KEY)) and environment.rank() == 0
         self._points: deque[Point] = deque()
+        self._done = done
         self._there = 0  # steps whose points are in the run already
         self._lost = False
         self._losses: str | None = None
@@ -115,10 +119,14 @@ class Curves:
             experiment = tracking.experiment_id(client)
             tags = {tracking.STEP: self._step, tracking.TRAINING: self._training}
             for run in reversed(tracking.find_runs(client, experiment, tags)):
-                if run.info.status != tracking.FINISHED:
+                # one that is finished was drawn to its end by a process that was killed before its outputs were there,
+                # or by an earlier training with the same inputs
+                if self._done or run.info.status != tracking.FINISHED:
                     client.update_run(run.info.run_id, status="RUNNING")
                     self._there = int(run.data.metrics.get(_DONE, 0))
+                    self._lost |= self._there < self._done
                     return str(run.info.run_id)
+            self._lost |= self._done > 0
             tags |= tracking.git_state().tags()
             run = client.create_run(experiment, run_name=self._step, tags=tags)
             params = [Param(tracking.key_name(key), value) for key, value in tracking.flatten(self._params)]
@@ -139,11 +147,8 @@ class Curves:
 
     def _end(self, client: Any, run_id: str) -> None:
         with tracking.tracking_errors():
-            if self._status == tracking.FINISHED:
-                if self._lost or self._losses is None:
-                    self._status = "KILLED"
-                else:
-                    client.set_tag(run_id, tracking.LOSSES, self._losses)
+            if self._status == tracking.FINISHED and self._losses is not None and not self._lost:
+                client.set_tag(run_id, tracking.LOSSES, self._losses)
             client.set_terminated(run_id, status=self._status)
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.core import storage
-from components.core.fingerprint import digest_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,16 +101,19 @@ class History:
         return iter(self._columns.items())
 
 
-def write_losses(uri: str, log: History) -> str:
-    """The log as CSV: step, task, loss, lr, norm (empty where it was not taken), tokens. Its SHA-256 (hex)."""
+def losses_csv(log: History) -> bytes:
+    """The log as CSV: step, task, loss, lr, norm (empty where it was not taken), tokens."""
     lines = [
         f"{row.step},{row.task},{row.loss:.6g},{row.lr:.6g},"
         f"{'' if row.norm is None else format(row.norm, '.6g')},{row.tokens}"
         for row in log
     ]
-    content = "\n".join(["step,task,loss,lr,norm,tokens", *lines, ""]).encode()
-    storage.write_bytes(uri, content)
-    return digest_bytes(content)
+    return "\n".join(["step,task,loss,lr,norm,tokens", *lines, ""]).encode()
+
+
+def write_losses(uri: str, log: History) -> None:
+    """Write the log as CSV."""
+    storage.write_bytes(uri, losses_csv(log))
 
 
 def final_losses(log: History) -> dict[str, float]:

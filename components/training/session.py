@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.core.errors import UsageError
-from components.core.fingerprint import code_digest, digest_json
+from components.core.fingerprint import code_digest, digest_bytes, digest_json
 from components.core.prompts import Prompts
 from components.core.step import Context
 from components.core.suite import load_suite
 from components.training.checkpoint import Cadence, Checkpoints, State
 from components.training.corpus import Corpus, read_corpus
+from components.training.curves import Curves
 from components.training.devset import DevSet, Selection, dev_tasks
 from components.training.distributed import World
 from components.training.engine import Optimiser
-from components.training.history import History
+from components.training.history import History, losses_csv
 from components.training.lanes import use_threads
 from components.training.loop import Phase, Run, train
 from components.training.model import Model
@@ -166,9 +167,14 @@ class Session:
         for phase in phases:
             check_world(phase.plan, self.world.size)
         cadence = Cadence(self.params.checkpoint.steps, self.params.checkpoint.minutes)
-        with self._monitor(trainee) as monitor:
-            run = Run(checkpoints, cadence, start, selection, monitor, self.world)
-            return train(trainee, tokens, phases, run)
+        params, done = self.ctx.parameters.get(self.ctx.step, {}), History.of(start).steps
+        with (
+            Curves(self.ctx.step, checkpoints.fingerprint, params, self.ctx.log, done) as curves,
+            self._monitor(trainee, curves) as monitor,
+        ):
+            log = train(trainee, tokens, phases, Run(checkpoints, cadence, start, selection, monitor, self.world))
+            curves.finish(digest_bytes(losses_csv(log)))
+        return log
 
     def end(self, checkpoints: Checkpoints) -> None:
         """The outputs are written: nothing is left to go on from."""
@@ -176,11 +182,11 @@ class Session:
         if self.world.main:
             checkpoints.clear()
 
-    def _monitor(self, trainee: Trainee) -> Monitor:
+    def _monitor(self, trainee: Trainee, curves: Curves) -> Monitor:
         import torch
 
         flops, peak = getattr(trainee, "flops", None), None
         if trainee.device.type == "cuda":
             each = peak_flops(torch.cuda.get_device_name(trainee.device), self.params.precision != "fp32")
             peak = each * self.world.size if each is not None else None
-        return Monitor(self.ctx.step, self.ctx.log, flops, peak)
+        return Monitor(self.ctx.step, self.ctx.log, flops, peak, curves.add)

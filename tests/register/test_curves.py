@@ -62,7 +62,7 @@ def test_a_training_is_drawn_while_it_runs_and_goes_on_in_its_run_after_it_was_s
     assert (run.info.status, run.data.params) == ("KILLED", {"epochs": "2", "mining.negatives": "3"})
     assert tracking.LOSSES not in run.data.tags
 
-    with Curves("finetune", "fingerprint", params, said.append) as live:
+    with Curves("finetune", "fingerprint", params, said.append, done=1) as live:
         draw(live, range(1, 5))  # from the checkpoint before
         live.finish("digest")
     (again,) = runs()
@@ -73,10 +73,21 @@ def test_a_training_is_drawn_while_it_runs_and_goes_on_in_its_run_after_it_was_s
     assert "system/cpu_utilization_percentage" in again.data.metrics
     assert "dev" not in again.data.metrics
 
+    with Curves("finetune", "fingerprint", params, said.append, done=4) as live:
+        draw(live, range(4, 5))  # killed before the outputs were there
+        live.finish("digest")
+    (same,) = runs()
+    assert points(same, "loss/retri_contrast") == [(step, 4.5 - step) for step in range(5)]
+
     with Curves("finetune", "fingerprint", params, said.append) as live:
         draw(live, range(2))  # trained once more, from the start
         live.finish("digest")
     assert len(runs()) == 2
+    with Curves("finetune", "unseen so far", params, said.append, done=7) as live:
+        draw(live, range(7, 9))
+        live.finish("digest")
+    assert len(runs()) == 3
+    assert tracking.LOSSES not in runs()[-1].data.tags  # the first steps are missing
     assert said == []
 
 
