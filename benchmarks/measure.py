@@ -9,6 +9,8 @@ import os
 import platform
 import re
 import statistics
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,11 +47,12 @@ class Result:
     tables: Sequence[Table]
     values: Mapping[str, Any]
     versions: Mapping[str, str] = field(default_factory=dict)
+    script: str = "data.py"
 
     def markdown(self) -> str:
         """Its tables, and the command, machine and versions that made them."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        made = f"`python benchmarks/data.py {self.part}` · {hardware()} · {versions}"
+        made = f"`python benchmarks/{self.script} {self.part}` · {hardware()} · {versions}"
         return "\n\n".join([*(table.markdown() for table in self.tables), f"<sub>{made}</sub>"])
 
     def save(self) -> None:
@@ -75,7 +78,7 @@ def read_values(part: str) -> dict[str, Any]:
     """The values of a part that has been measured. Raises SystemExit naming the command if it has not."""
     path = RESULTS / f"{part}.json"
     if not path.is_file():
-        raise SystemExit(f"{path} is missing: run `python benchmarks/data.py {part}` first")
+        raise SystemExit(f"{path} is missing: measure the part {part} first")
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["values"]
     return values
 
@@ -103,6 +106,40 @@ def interleaved(contestants: Mapping[str, Callable[[], float]], repeats: int) ->
         for name, measure in contestants.items():
             taken[name].append(measure())
     return {name: statistics.median(values) for name, values in taken.items()}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one run of a contestant took, in seconds: of the clock, and of all its threads."""
+
+    wall: float
+    cpu: float
+
+
+def timed(work: Callable[[], Any]) -> Taken:
+    """Run `work` once, in this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Taken(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def in_turns(contestants: Mapping[str, Callable[[], Taken]], repeats: int) -> dict[str, Taken]:
+    """The medians of `repeats` runs of each, interleaved, after one that does not count."""
+    runs: dict[str, list[Taken]] = {name: [] for name in contestants}
+    for turn in range(repeats + 1):
+        for name, run in contestants.items():
+            taken = run()
+            if turn:
+                runs[name].append(taken)
+    return {
+        name: Taken(statistics.median(each.wall for each in all_of), statistics.median(each.cpu for each in all_of))
+        for name, all_of in runs.items()
+    }
+
+
+def progress(line: str) -> None:
+    """One line of what is being measured, overwritten by the next."""
+    print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
 def versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:

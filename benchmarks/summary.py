@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import deduplication, filters, signatures
+from benchmarks import deduplication, filters, signatures, static
 from benchmarks.measure import README, RESULTS, Table, read_values, replace_block, shown
 
 Values = dict[str, Any]
@@ -67,11 +67,40 @@ def _rate(part: Values, name: str) -> str:
     return shown(part["pairs_per_second"][name])
 
 
+def _ratios_of(*keys: str) -> Callable[[Values], str]:
+    """Ratios by the clock at `keys` of what the part holds."""
+    return lambda part: " / ".join(f"{shown(part[key]['ratios']['wall'])}×" for key in keys)
+
+
+def _step(what: str) -> Callable[[Values], str]:
+    """A ratio of static training with every core, by the clock; with one, by CPU time."""
+
+    def spelt(part: Values) -> str:
+        every, one = (part["ratios"][f"{what}, {threads} threads"] for threads in (part["cores"], 1))
+        return f"{shown(every['wall'])}× ({shown(one['cpu'])}×)"
+
+    return spelt
+
+
+def _apart(part: Values) -> str:
+    return f"{part['apart'][static.OURS]:.0e}"
+
+
+TRAINING_ROWS: tuple[Row, ...] = (
+    ("static", "static training, a step in fp32, every core (CPU time, one core)", _step("step fp32"), "≥ 4×"),
+    ("static", "static training, a step in bf16", _step("step bf16"), "≥ 5×"),
+    ("static", "static training, a pass with tokenising", _step("pass fp32"), "≥ 2.5×"),
+    ("static", "static training, loss curve apart from the peer's", _apart, "≤ 1e-3"),
+    ("encode", "encoding with a static model (en / zh)", _ratios_of("en", "zh"), "≥ 1.6×"),
+)
+
+
 def write() -> None:
     """Rewrite the README's table from the parts that have been measured."""
     rows = []
-    for part, what, value, aim in ROWS:
-        if (RESULTS / f"{part}.json").is_file():
-            rows.append([what, value(read_values(part)), aim, f"`python benchmarks/data.py {part}`"])
+    for script, group in (("data.py", ROWS), ("training.py", TRAINING_ROWS)):
+        for part, what, value, aim in group:
+            if (RESULTS / f"{part}.json").is_file():
+                rows.append([what, value(read_values(part)), aim, f"`python benchmarks/{script} {part}`"])
     table = Table("Figures, their aims and the commands that make them", ("", "measured", "aim", "command"), rows)
     replace_block(README, "summary", table.markdown())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ _MARK = "\ue000\uf8ff"  # stands between them: two private characters, a special
 # Unicode's compositions and case rules never reach across a space, nor do these patterns match on both of its sides.
 _LOCAL_NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
 _CUT_AT_SPACES = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
+# BERT's normalizer sets each of these ideographs between spaces, and no normalizer changes them.
+_IDEOGRAPH_OR_WORD = re.compile("[\u4e00-\u9fff]|[^ \u4e00-\u9fff]+")
 _CUT_FURTHER = {"Digits", "Punctuation", "Split", "UnicodeScripts"}
 
 Tokens = npt.NDArray[np.int32]
@@ -50,6 +53,8 @@ class Words:
         truncation = settings["truncation"] or {"max_length": None, "direction": "Right"}
         self._limit = truncation["max_length"]
         self.remembers = settings["padding"] is None and truncation["direction"] == "Right" and stand_alone(settings)
+        normalizers = _parts(settings["normalizer"], "normalizers")
+        self._ideographs = any(part.get("handle_chinese_chars") for part in normalizers)
         if self.remembers:
             self._marking = type(tokenizer).from_str(tokenizer.to_str())
             self._marking.no_truncation()
@@ -75,7 +80,7 @@ class Words:
         words: list[str] = []
         counts = np.empty(len(texts), dtype=np.int64)
         for index, text in enumerate(texts):
-            parts = text.split(" ")
+            parts = _IDEOGRAPH_OR_WORD.findall(text) if self._ideographs and not text.isascii() else text.split(" ")
             words += parts
             counts[index] = len(parts)
         if len(self._numbers) > _KEPT:

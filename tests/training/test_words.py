@@ -20,6 +20,7 @@ TEXTS = [
     "readTheWholeTable HTTPServer",
     "[SEP] the[SEP]table [UNK]",
     "中文句子没有空格，但是有标点。the table 表",
+    "葛\ufe00城 中\u0301文  か\u3099中 々〇 \U00020000x豈 一龥鿿㐀readＡ中B",
     "é e\u0301 \u0301alone ﬁ Ⅸ ½ ΟΔΟΣ İstanbul ß",
     "zero\u200bwidth nbsp\u00a0here ideographic\u3000space \u2028line \x1c\x1f\x85 \u180e",
     "\ue000\uf8ff private \ue000 \uf8ff\ue000\uf8ff",
