@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,13 +78,18 @@ class RetrievalRows:
     source: Rows
     score: npt.NDArray[np.float32] | None
 
-    def task(self, batch_size: int, tokens: SidedTokens | None = None) -> TaskRows:
+    def task(self, batch_size: int, tokens: SidedTokens | None = None, mined: int = 0) -> TaskRows:
         """The rows as the plan sees them, with their tokens if batches are to be counted by them.
 
-        Queries and positives must be distinct in a batch: a repeated one would be a false negative.
+        Queries and positives must be distinct in a batch: a repeated one would be a false negative. ``mined`` negatives
+        of a row, which are not known yet or change, count as many tokens as the average positive.
         """
         sides = ((self.query, QUERY), (self.positive, PASSAGE), (self.negatives, PASSAGE))
-        return _task("retri_contrast", self, np.stack([self.query, self.positive], axis=1), batch_size, tokens, sides)
+        task = _task("retri_contrast", self, np.stack([self.query, self.positive], axis=1), batch_size, tokens, sides)
+        if tokens is None or task.tokens is None or not mined or not len(task):
+            return task
+        average = float(tokens.lengths(Texts.of(self.positive, PASSAGE)).mean())
+        return replace(task, tokens=task.tokens + round(mined * average))
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,8 @@ def test_rows_of_a_task_count_the_tokens_of_all_their_texts(tokenizer: Tokenizer
     task = corpus.retrieval(tokens).task(2, tokens)
     assert task.tokens is not None and task.group is not None
     assert task.tokens.tolist() == [7 + 1 + 5 + 1, 2, 2]
+    mined = corpus.retrieval(tokens).task(2, tokens, mined=3).tokens
+    assert mined is not None and mined.tolist() == [14 + 3, 5, 5]  # a positive has one token
     assert task.group.tolist() == [0, 1, 0]
     plan = BatchPlan([task], 0, Schedule(batch_tokens=14))
     batches = [plan.batches(0, turn)[0] for turn in range(plan.steps(0))]
