@@ -56,7 +56,8 @@ _SIDES = {
     "cls_contrast": {"text": SYMMETRIC, "text_pos": SYMMETRIC, "text_neg": SYMMETRIC},
 }
 _LARGEST = 1e6  # no scale of grades goes beyond; a sentinel for "no grade" often does
-_AT_ONCE = 1 << 16  # texts that are Python objects at once
+_BLANK = r"^[\s\pZ]*$"
+_AT_ONCE = 1 << 14  # texts that are Python objects at once
 _CHUNK = 4096  # rows that get random numbers for every label at once
 
 
@@ -283,7 +284,7 @@ class Corpus:
             here = pc.equal(self.table["task"], task)
             for name in _NEEDED[task]:
                 column = self.table[name]
-                blank = pc.or_kleene(column.is_null(), pc.equal(pc.utf8_ltrim_whitespace(column), ""))
+                blank = pc.or_kleene(column.is_null(), pc.match_substring_regex(column, _BLANK))
                 self._refuse(pc.and_kleene(here, blank), f"{name} is empty, expected a text")
             if task == "cosent":
                 label = self.table["label"]
