@@ -40,6 +40,18 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Hardness:
+    """Mined negatives at one step: mean cosines of the batch (None: none seen), queries with new ones, what is left."""
+
+    step: int
+    kind: str
+    positive: float | None
+    negative: float | None
+    replaced: int
+    left: float
+
+
+@dataclass(frozen=True)
 class Quality:
     """One measured value in percent. `dim` and `bytes_per_vector` are None for a system without vectors."""
 
@@ -104,6 +116,7 @@ class Evidence:
     heldout_rows: int
     histograms: tuple[Histogram, ...]
     losses: Mapping[str, tuple[Loss, ...]]  # by phase
+    hardness: tuple[Hardness, ...]
     quality: tuple[Quality, ...]
     examples: tuple[Example, ...]
     registered: Registered
@@ -116,6 +129,7 @@ def read_evidence(inputs: Mapping[str, str]) -> Evidence:
         heldout_rows=Dataset.open(inputs["heldout"]).rows,
         histograms=read_histograms(inputs["histogram"]),
         losses={phase: read_losses(inputs[f"{phase}_loss"]) for phase in ("pretrain", "finetune")},
+        hardness=read_hardness(inputs["negatives"]),
         quality=read_quality(inputs["quality"]),
         examples=read_examples(inputs["examples"]),
         registered=read_registered(inputs["version"]),
@@ -172,6 +186,15 @@ def read_losses(uri: str) -> tuple[Loss, ...]:
     """The loss log of one training phase, by step; a value that is not finite is left out."""
     rows = read_rows(uri, {"step": int, "task": str, "loss": float, "lr": float})
     return tuple(Loss(**row) for row in rows if math.isfinite(row["loss"]))
+
+
+def read_hardness(uri: str) -> tuple[Hardness, ...]:
+    """How hard mined negatives were, by step."""
+    columns: dict[str, Callable[[str], Any]] = {
+        "step": int, "kind": str, "positive": optional_float, "negative": optional_float, "replaced": int,
+        "left": float,
+    }  # fmt: skip
+    return tuple(Hardness(**row) for row in read_rows(uri, columns))
 
 
 def read_quality(uri: str) -> tuple[Quality, ...]:

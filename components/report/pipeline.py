@@ -8,6 +8,7 @@ from components.report.evidence import Evidence, read_evidence
 from components.report.examples import examples_block
 from components.report.funnel import funnel_block
 from components.report.headline import headline
+from components.report.negatives import negatives_block
 from components.report.page import document
 from components.report.picture import picture
 from components.report.quality import baselines_block, dimensions_block
@@ -31,6 +32,7 @@ def page(evidence: Evidence) -> bytes:
         funnel_block(evidence),
         scores_block(evidence),
         losses_block(evidence),
+        negatives_block(evidence),
     ]
     footer = (
         "Drawn by embedmill from the files of this run. The page loads nothing and runs no script. "

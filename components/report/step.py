@@ -16,6 +16,7 @@ STEP = Step(
         Port("histogram", "file", "reports/score/histogram.csv", "Scores of the teachers."),
         Port("pretrain_loss", "file", "reports/pretrain/loss.csv", "Losses of pretraining."),
         Port("finetune_loss", "file", "reports/finetune/loss.csv", "Losses of fine-tuning."),
+        Port("negatives", "file", "reports/finetune/negatives.csv", "Scores of mined negatives, and replacements."),
         Port("quality", "file", "reports/evaluate/quality.csv", "Every measured value."),
         Port("examples", "file", "reports/evaluate/examples.json", "Hits and misses."),
         Port("version", "file", "reports/register/version.json", "The registered version and its gate."),

@@ -84,6 +84,17 @@ def loss_rows(steps: int) -> list[tuple[Any, ...]]:
     return rows
 
 
+def hardness_rows(steps: int) -> list[tuple[Any, ...]]:
+    """Negatives that become easy and are replaced at every fiftieth step, the last of which had no retrieval."""
+    rows: list[tuple[Any, ...]] = []
+    for step in range(1, steps):
+        hardness = 0.62 - 0.2 * (step % 50) / 50 + 0.02 * math.sin(step)
+        rows.append(
+            (step, "dynamic", round(0.8 + 0.1 * step / steps, 5), round(hardness, 5), 40 * (step % 50 == 0), 17)
+        )
+    return [*rows, (steps, "dynamic", "", "", 25, 15.5)]
+
+
 def example(query: str, passage: str, rank: int | None, *hits: tuple[str, float]) -> dict[str, Any]:
     """An example whose right passage is the first hit when its rank is 1."""
     found = [{"text": text, "score": score, "right": text == passage} for text, score in hits]
@@ -144,6 +155,7 @@ def write_run(root: Path) -> dict[str, str]:
         "histogram": reports / "score/histogram.csv",
         "pretrain_loss": reports / "pretrain/loss.csv",
         "finetune_loss": reports / "finetune/loss.csv",
+        "negatives": reports / "finetune/negatives.csv",
         "quality": reports / "evaluate/quality.csv",
         "examples": reports / "evaluate/examples.json",
         "version": reports / "register/version.json",
@@ -154,6 +166,8 @@ def write_run(root: Path) -> dict[str, str]:
     columns = ("step", "task", "loss", "lr")
     write_csv(inputs["pretrain_loss"], columns, [row for row in loss_rows(900) if row[1] == "retri_contrast"])
     write_csv(inputs["finetune_loss"], columns, loss_rows(300))
+    columns = ("step", "kind", "positive", "negative", "replaced", "left")
+    write_csv(inputs["negatives"], columns, hardness_rows(300))
     write_csv(inputs["quality"], ("system", "task", "dim", "metric", "value", "bytes_per_vector"), quality_rows())
     write_json(inputs["examples"], examples())
     write_json(inputs["version"], version())

@@ -47,6 +47,7 @@ def test_the_page_tells_the_whole_run(evidence: Evidence) -> None:
         "headline", "dimensions-0", "dimensions-1", "dimensions-2", "funnel", "scores-0",
         "loss-pretrain-retri-contrast",
         "loss-finetune-cls-contrast", "loss-finetune-cosent", "loss-finetune-retri-contrast",
+        "negatives-scores", "negatives-replaced",
     ]  # fmt: skip
     assert "embedmill version 3" in text
     assert texts(root, "pill")[:2] == ["Champion", "Gate passed"]
@@ -146,6 +147,16 @@ def no_scores(inputs: dict[str, str]) -> None:
     write_csv(Path(inputs["histogram"]), ("teacher", "low", "high", "rows", "threshold"), [])
 
 
+def no_negatives(inputs: dict[str, str]) -> None:
+    Path(inputs["negatives"]).write_text("step,kind,positive,negative,replaced,left\n")
+
+
+def standard_negatives(inputs: dict[str, str]) -> None:
+    lines = Path(inputs["negatives"]).read_text().replace("dynamic", "standard").splitlines()
+    kept = [line for line in lines if line.startswith("step") or line.split(",")[4] == "0"]
+    Path(inputs["negatives"]).write_text("\n".join(kept))
+
+
 def no_rows(inputs: dict[str, str]) -> None:
     for name in ("ingest", "heldout", "filter", "score"):
         (Path(inputs[name]) / "manifest.json").unlink()
@@ -162,6 +173,8 @@ def no_rows(inputs: dict[str, str]) -> None:
         (only_the_model, "No baseline was measured.", None),
         (no_losses, "No loss was logged: pretrain was not run or took no step.", "loss-pretrain-retri-contrast"),
         (no_scores, "No pair was scored", "scores-0"),
+        (no_negatives, "No hard negatives were mined.", "negatives-scores"),
+        (standard_negatives, "negative, standard mining: 0.6", "negatives-replaced"),
         (no_rows, "Ingest read no rows at all.", "funnel"),
     ],
 )
@@ -189,6 +202,7 @@ def test_a_refused_model_shows_the_broken_rule_and_who_is_champion(inputs: dict[
     [
         ("quality", "system,task,dim,value\n", "no column 'metric'; found system, task, dim, value"),
         ("pretrain_loss", "step,task,loss,lr\n1,a,0.5,0.1\n2,a,high,0.1\n", "line 3: could not convert"),
+        ("negatives", "step,kind,positive,negative,replaced,left\n1,dynamic,0.5,x,0,1\n", "line 2: could not convert"),
         ("version", "[1]", "expected a JSON object, found list"),
         ("version", "{", "not valid JSON"),
         ("version", "{}", "not a registered version (KeyError: 'champion_version')"),
