@@ -41,7 +41,7 @@ def hardness_figures(rows: Sequence[Hardness]) -> list[Markup]:
 
 def scores_figure(by_kind: dict[str, list[Hardness]]) -> Markup:
     """Positive and negative scores by step."""
-    series = []
+    series: list[Series] = []
     for kind, rows in by_kind.items():
         for side in ("positive", "negative"):
             cosines = [(row.step, getattr(row, side)) for row in rows if getattr(row, side) is not None]

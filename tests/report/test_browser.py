@@ -52,7 +52,7 @@ def test_every_figure_is_drawn_and_nothing_is_asked_for(
 ) -> None:
     address = show(browser, tmp_path, evidence, width, dark)
     browser.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert browser.evaluate("document.querySelectorAll('svg.chart').length") == 10
+    assert browser.evaluate("document.querySelectorAll('svg.chart').length") == 12
     assert browser.evaluate(FLAWS) == []
     assert browser.evaluate("document.documentElement.scrollWidth") == width
     assert browser.evaluate("getComputedStyle(document.documentElement).backgroundColor") == (
