@@ -45,4 +45,8 @@ class FinetuneParams(TrainingParams):
             raise ValueError(
                 "schedule.roles: retrieval roles hold different negatives; set mining.negatives to 1 or more"
             )
+        if self.zero == 3 and self.mining.dynamic:
+            raise ValueError(
+                "zero: in stage 3 no process has the weights to mine with; use up to 2 with mining.dynamic"
+            )
         return self

@@ -22,4 +22,5 @@ STEP = Step(
     run="components.finetune.pipeline:run",
     image="train",
     resources=Resources(cpu=2, memory_gib=8),
+    parallel=True,
 )

@@ -18,4 +18,5 @@ STEP = Step(
     run="components.pretrain.pipeline:run",
     image="train",
     resources=Resources(cpu=2, memory_gib=8),
+    parallel=True,
 )

@@ -82,15 +82,19 @@ def open_engine(
     Stages 1 to 3 share out state over the processes, so neither stage 0 nor a process alone has a use for DeepSpeed.
     Raises UsageError for a static model with a stage.
     """
-    if zero is None:
-        return TorchEngine(trainee, optimiser, world, extra, fp16)
-    if not isinstance(trainee, ModuleTrainee):
-        raise UsageError("zero: a static model is one table, which ZeRO has no parts of; leave it at null")
+    check_zero(trainee, zero)
     if zero and world.size > 1:
         from components.training.zero import DeepSpeedEngine
 
+        assert isinstance(trainee, ModuleTrainee)
         return DeepSpeedEngine(trainee, optimiser, world, zero, extra, fp16)
     return TorchEngine(trainee, optimiser, world, extra, fp16)
+
+
+def check_zero(trainee: Trainee, zero: int | None, key: str = "zero") -> None:
+    """Raise UsageError, naming ``key``, if ZeRO has nothing to share out of this model."""
+    if zero is not None and not isinstance(trainee, ModuleTrainee):
+        raise UsageError(f"{key}: {zero} for a static model, which is one table without parts; allowed: null")
 
 
 class TorchEngine:

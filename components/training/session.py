@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from components.training.corpus import Corpus, read_corpus
 from components.training.curves import Curves
 from components.training.devset import DevSet, Selection, dev_tasks
 from components.training.distributed import World
-from components.training.engine import Optimiser
+from components.training.engine import Optimiser, check_zero, open_engine
 from components.training.history import History, losses_csv
 from components.training.lanes import use_threads
 from components.training.loop import Phase, Run, train
@@ -148,7 +149,9 @@ class Session:
         )
         if isinstance(model, TransformerModel):
             model.to(self.world.device)
-        return model.trainee(passes)
+        trainee = model.trainee(passes)
+        check_zero(trainee, params.zero, f"{self.ctx.step}.zero")
+        return trainee
 
     def optimiser(self, lr: float) -> Optimiser:
         """AdamW at this peak rate."""
@@ -167,12 +170,14 @@ class Session:
         for phase in phases:
             check_world(phase.plan, self.world.size)
         cadence = Cadence(self.params.checkpoint.steps, self.params.checkpoint.minutes)
+        engine = partial(open_engine, zero=self.params.zero, fp16=self.params.precision == "fp16")
         params, done = self.ctx.parameters.get(self.ctx.step, {}), History.of(start).steps
         with (
             Curves(self.ctx.step, checkpoints.fingerprint, params, self.ctx.log, done) as curves,
             self._monitor(trainee, curves) as monitor,
         ):
-            log = train(trainee, tokens, phases, Run(checkpoints, cadence, start, selection, monitor, self.world))
+            run = Run(checkpoints, cadence, start, selection, monitor, self.world, engine)
+            log = train(trainee, tokens, phases, run)
             curves.finish(digest_bytes(losses_csv(log)))
         return log
 

@@ -138,7 +138,7 @@ def test_a_state_goes_on_bit_for_bit(fp16: bool) -> None:
 
 def test_zero_is_not_for_static_models_and_not_needed_by_a_process_alone() -> None:
     optimiser = Optimiser(0.01, 0.0)
-    with pytest.raises(UsageError, match="zero: a static model is one table"):
+    with pytest.raises(UsageError, match="zero: 1 for a static model, which is one table"):
         open_engine(StaticTrainee(torch.zeros(3, 2)), optimiser, ALONE, zero=1)
     for stage in (None, 0, 1, 2, 3):
         assert isinstance(open_engine(Line(), optimiser, ALONE, zero=stage), TorchEngine)
