@@ -93,7 +93,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     except EmbedmillError as error:
         if debug:
             traceback.print_exc()
-        _complain(str(error))
+        if environment.rank() == 0 or not isinstance(error, Interrupted):  # all processes stop together
+            _complain(str(error))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted; finished work is kept, run the same command to go on")
