@@ -14,7 +14,7 @@ makes one smaller batch.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, overload
@@ -128,7 +128,8 @@ class BatchPlan:
     def __init__(self, tasks: Sequence[TaskRows], seed: int, schedule: Schedule | None = None) -> None:
         self.schedule = schedule or Schedule()
         present = [task for task in tasks if len(task)]
-        _check(self.schedule, present)
+        check_tasks(self.schedule, [task.name for task in present])
+        _check_budget(self.schedule, present)
         self._seed, self._streams = seed, {task.name: stream for stream, task in enumerate(present)}
         self.unused = [task for task in present if not self._share(task)]
         trained = [task for task in present if self._share(task)]
@@ -280,6 +281,38 @@ class Turns(Sequence[tuple[int, int]]):
         return epoch, number - self._edges[epoch]
 
 
+def check_tasks(schedule: Schedule, tasks: Collection[str]) -> None:
+    """Raise UsageError if the schedule does not fit the ``tasks`` that have records; a plan asks this too."""
+    names = set(tasks)
+    there = ", ".join(sorted(_SECTION_OF.get(name, name) for name in names)) or "none"
+    if schedule.sampling == "weighted":
+        key = schedule.key("schedule", "weights")
+        known = {*TASK_OF, *TASK_OF.values(), *names}
+        for name, weight in schedule.weights.items():
+            if name not in known:
+                raise UsageError(f"{key}: no task is named {name}; allowed: {there}")
+            if not 0 <= weight < float("inf"):
+                raise UsageError(f"{key}.{name}: {weight}; allowed: numbers from 0")
+        given = {TASK_OF.get(name, name): weight for name, weight in schedule.weights.items()}
+        missing = [_SECTION_OF.get(name, name) for name in sorted(names - given.keys())]
+        if missing:
+            raise UsageError(f"{key}: no weight for {', '.join(missing)}; give 0 to leave a task out")
+        if names and not any(given[name] for name in names):
+            raise UsageError(f"{key}: 0 for every task that has records ({there}); allowed: at least one above 0")
+    if schedule.sampling == "balanced":
+        key = schedule.key("schedule", "roles")
+        for section, name in TASK_OF.items():
+            count = schedule.roles.of(name)
+            if count < 0:
+                raise UsageError(f"{key}.{section}: {count}; allowed: 0 or more")
+            if count and name not in names:
+                raise UsageError(
+                    f"{key}.{section}: {count} roles for an empty task (no {name} records); tasks with records: {there}"
+                )
+        if not schedule.roles.retrieval:
+            raise UsageError(f"{key}.retrieval: 0; a balanced schedule counts its steps by it; allowed: 1 or more")
+
+
 def check_world(plan: BatchPlan, world: int) -> None:
     """Raise UsageError if ``world`` processes cannot share the plan's steps evenly."""
     schedule = plan.schedule
@@ -343,36 +376,8 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
     return [int(each) for each in whole]
 
 
-def _check(schedule: Schedule, tasks: Sequence[TaskRows]) -> None:
-    """Raise UsageError if the schedule does not fit the tasks that have records."""
-    names = {task.name for task in tasks}
-    there = ", ".join(sorted(_SECTION_OF.get(name, name) for name in names)) or "none"
-    if schedule.sampling == "weighted":
-        key = schedule.key("schedule", "weights")
-        known = {*TASK_OF, *TASK_OF.values(), *names}
-        for name, weight in schedule.weights.items():
-            if name not in known:
-                raise UsageError(f"{key}: no task is named {name}; allowed: {there}")
-            if not 0 <= weight < float("inf"):
-                raise UsageError(f"{key}.{name}: {weight}; allowed: numbers from 0")
-        given = {TASK_OF.get(name, name): weight for name, weight in schedule.weights.items()}
-        missing = [_SECTION_OF.get(name, name) for name in sorted(names - given.keys())]
-        if missing:
-            raise UsageError(f"{key}: no weight for {', '.join(missing)}; give 0 to leave a task out")
-        if names and not any(given[name] for name in names):
-            raise UsageError(f"{key}: 0 for every task that has records ({there}); allowed: at least one above 0")
-    if schedule.sampling == "balanced":
-        key = schedule.key("schedule", "roles")
-        for section, name in TASK_OF.items():
-            count = schedule.roles.of(name)
-            if count < 0:
-                raise UsageError(f"{key}.{section}: {count}; allowed: 0 or more")
-            if count and name not in names:
-                raise UsageError(
-                    f"{key}.{section}: {count} roles for an empty task (no {name} records); tasks with records: {there}"
-                )
-        if not schedule.roles.retrieval:
-            raise UsageError(f"{key}.retrieval: 0; a balanced schedule counts its steps by it; allowed: 1 or more")
+def _check_budget(schedule: Schedule, tasks: Sequence[TaskRows]) -> None:
+    """Raise UsageError if a row alone exceeds the budget of tokens."""
     if schedule.batch_tokens is not None:
         for task in tasks:
             if task.tokens is None:
