@@ -15,6 +15,7 @@ from components.training.history import final_losses, write_losses, write_metric
 from components.training.loop import Phase
 from components.training.model import Model, check_dims, load_model, save_model
 from components.training.objectives import Matryoshka
+from components.training.plan import check_tasks
 from components.training.session import Session, limit_tokens, readings, token_limit
 from components.training.settings import MaxTokens
 from components.training.tokens import ABSENT, SidedTokens
@@ -32,6 +33,7 @@ def run(ctx: Context) -> None:
     model, config = load_model(ctx.inputs["model"])
     dims, prompts, limit = settle(params, model, config)
     how = readings(prompts, limit, special=isinstance(model, TransformerModel))
+    check_tasks(schedule(params), session.corpus.tasks())
     tokens = session.tokens(model.tokenizer, how)
 
     checkpoints, start = session.checkpoints([model.digest, dims, [asdict(reading) for reading in how.values()]])

@@ -76,7 +76,7 @@ def objectives(
         ),
     ]
     tasks = (
-        pairs.task(params.retrieval.batch_size, counted),
+        pairs.task(params.retrieval.batch_size, counted, params.mining.negatives * _retrieval_roles(params)),
         graded.task(params.similarity.batch_size, counted),
         classes.task(params.classes.batch_size, counted),
     )

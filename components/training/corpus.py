@@ -163,6 +163,10 @@ class Corpus:
             return self.texts(np.argsort(place))
         return self.texts(np.arange(int((np.cumsum(lengths) <= characters).sum())))
 
+    def tasks(self) -> dict[str, int]:
+        """Number of records of each task, in order of name."""
+        return _counts(self.table["task"])
+
     def languages(self) -> dict[str, int]:
         """Number of records of each language, in order of name; records without one are left out."""
         return _counts(self.table["lang"])
@@ -277,7 +281,7 @@ class Corpus:
         """The same corpus. Raises InputError that names the first record that cannot be trained on."""
         import pyarrow.compute as pc
 
-        for task in _counts(self.table["task"]):
+        for task in self.tasks():
             if task not in _NEEDED:
                 row = pc.index(self.table["task"], task).as_py()
                 raise self._fault(self.table, row, f"no task of this name; allowed: {', '.join(_NEEDED)}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.core.errors import InputError
+from components.core.errors import InputError, UsageError
 from components.core.settings import parse_section
 from components.finetune.params import FinetuneParams
 from components.training.checkpoint import Checkpoints
@@ -126,3 +126,27 @@ def test_window_too_small_for_its_negatives_is_refused() -> None:
     value = {"mining": {"first": 8, "last": 9, "negatives": 2}}
     with pytest.raises(Exception, match=r"finetune.mining: last must be first \+ negatives \(10\) or more"):
         parse_section("finetune", FinetuneParams, value, "params.yaml")
+
+
+def test_every_task_in_every_step(capsys: pytest.CaptureFixture[str]) -> None:
+    roles = {"retrieval": 2, "similarity": 2, "classes": 0}
+    finetune(schedule={"sampling": "balanced", "roles": roles}, mining={"first": 0})
+    metrics = json.loads(Path("reports/finetune/metrics.json").read_text())
+    assert metrics["steps"] == {"retri_contrast": 7, "cosent": 14}
+    lines = Path("reports/finetune/loss.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 7  # one of each task, similarity's the mean of its roles
+
+
+def test_batches_of_one_source_within_a_budget_of_tokens() -> None:
+    schedule = {"batch_tokens": 200, "same_source": True}
+    finetune(schedule=schedule, mining={"first": 0})
+    lines = Path("reports/finetune/loss.csv").read_text().splitlines()
+    spent = [int(line.rsplit(",", 1)[1]) for line in lines[1:]]
+    assert 100 < max(spent) < 300  # mined negatives are counted at their average
+
+
+def test_role_without_records_is_refused_before_anything_is_mined(capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset("data/score", [row for row in records() if row["task"] != "cosent"])
+    with pytest.raises(UsageError, match=r"^finetune.schedule.roles.similarity: 1 roles for an empty task"):
+        finetune(schedule={"sampling": "balanced"})
+    assert "hard negatives" not in capsys.readouterr().err
