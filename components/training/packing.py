@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ATTENTION = "embedmill_packed"  # its name among transformers' attention functions
+FLASH_WIDTH = 8  # flash attention takes heads of a multiple of this width
 MIN_ROWS = 4  # oneDNN's products of fewer rows sum in another order
 _RANDOM_VALUES = 1 << 16
 
@@ -126,7 +127,7 @@ def attention(
 
     reach = None if sliding_window is None else sliding_window - 1
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        return _attend_on_gpu(query, key, value, packed, dropout, scaling, reach), None
+        return attend_varlen(query, key, value, packed, dropout, scaling, reach), None
     heads, width = query.shape[1], query.shape[3]
     # split once: a slice's gradient is as long as all tokens, and there would be one for each group
     parts = (packed.split(part[0].transpose(0, 1)) for part in (query, key, value))
@@ -163,23 +164,27 @@ def _attend(
     )
 
 
-def _attend_on_gpu(
+def attend_varlen(
     query: Tensor, key: Tensor, value: Tensor, packed: Packed, dropout: float, scaling: float | None, reach: int | None
 ) -> Tensor:
     """Variable-length flash attention, [1, heads, T, d] → [1, T, heads, d]."""
     import torch
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
+    from torch.nn.functional import pad
 
-    query_THd, key_THd, value_THd = (part[0].transpose(0, 1) for part in (query, key, value))
-    window = (-1, -1) if reach is None else (reach, reach)
+    width = query.shape[3]
+    fill = -width % FLASH_WIDTH  # zeros change neither scores nor sums
+    query_THd, key_THd, value_THd = (pad(part[0].transpose(0, 1), (0, fill)) for part in (query, key, value))
+    scale = width**-0.5 if scaling is None else scaling
+    left = right = -1 if reach is None else reach
     bounds, longest = packed.bounds, packed.longest
-    out_THd: Any
+    found: Any
     if not dropout:
-        out_THd = varlen_attn(
-            query_THd, key_THd, value_THd, bounds, bounds, longest, longest, scale=scaling, window_size=window
+        found = varlen.varlen_attn(
+            query_THd, key_THd, value_THd, bounds, bounds, longest, longest, scale=scale, window_size=(left, right)
         )
     else:  # the public function has no dropout, the operator behind it has
-        out_THd, *_ = torch.ops.aten._flash_attention_forward(
+        found, *_ = torch.ops.aten._flash_attention_forward(
             query_THd,
             key_THd,
             value_THd,
@@ -190,12 +195,12 @@ def _attend_on_gpu(
             dropout,
             False,
             False,
-            scale=scaling,
-            window_size_left=window[0],
-            window_size_right=window[1],
+            scale=scale,
+            window_size_left=left,
+            window_size_right=right,
         )
-    result: Tensor = out_THd[None]
-    return result
+    out: Tensor = found[None, ..., :width]
+    return out
 
 
 def make_lean(model: nn.Module) -> None:

@@ -11,7 +11,9 @@ from sentence_transformers import SentenceTransformer
 
 from components.core.errors import InputError
 from components.training.model import StaticModel, load_model, save_model
+from components.training.transformer import new_transformer
 from components.training.vocabulary import learn_tokenizer
+from tests.fixtures.seaweed import S3Bucket
 
 TEXTS = ["read a csv file into a table", "readCsv 北京 table", "", "unknown: é", "file " * 30]
 
@@ -53,3 +55,15 @@ def test_folder_that_is_no_model_is_refused(model: StaticModel, tmp_path: Path) 
     save_model(smaller, str(tmp_path), {})
     with pytest.raises(InputError, match=r"embedding rows, but"):
         load_model(str(tmp_path))
+
+
+def test_models_live_in_s3_too(model: StaticModel, s3: S3Bucket) -> None:
+    sizes = {"layers": 1, "hidden": 16, "heads": 2, "intermediate": 24, "max_positions": 24}
+    transformer = new_transformer(learn_tokenizer(["read a csv file into a table"], 200, 1), 0, **sizes)
+    transformer.add_dense(24, 0)
+    for name, kept in {"static": model, "transformer": transformer}.items():
+        save_model(kept, f"{s3.uri}/{name}", {"matryoshka_dims": [16]})
+        loaded, config = load_model(f"{s3.uri}/{name}")
+        assert loaded.digest == kept.digest
+        assert config["matryoshka_dims"] == [16]
+        np.testing.assert_array_equal(loaded.encode(TEXTS[:2]), kept.encode(TEXTS[:2]))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, XLMRobertaConfig, XLMRobertaModel
 
-from components.training.packing import lean, make_lean, pack, pool, register_attention
+from components.training.packing import attend_varlen, attention, lean, make_lean, pack, pool, register_attention
 from components.training.tokens import Bags
 
 SMALL: dict[str, Any] = {
@@ -148,3 +148,44 @@ def test_a_row_of_a_lean_product_does_not_know_the_others() -> None:
         whole = layer(rows)
         for count in (1, 2, 3, 4, 7, 33, 129):
             assert torch.equal(layer(rows[:count]), whole[:count]), count
+
+
+@pytest.mark.parametrize("reach", [None, 3])
+@pytest.mark.parametrize("width", [16, 26])
+def test_what_flash_attention_is_asked_for(
+    bags: Bags, reach: int | None, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call that a GPU gets, answered here by a loop over texts, gives what the CPU's path gives."""
+
+    def answer(
+        query_THd: torch.Tensor,
+        key_THd: torch.Tensor,
+        value_THd: torch.Tensor,
+        bounds: torch.Tensor,
+        same_bounds: torch.Tensor,
+        longest: int,
+        same_longest: int,
+        *,
+        scale: float,
+        window_size: tuple[int, int],
+    ) -> torch.Tensor:
+        assert query_THd.shape[2] % 8 == 0
+        assert bounds.dtype == torch.int32
+        assert longest == same_longest == int(bounds.diff().max())
+        out = torch.zeros_like(query_THd)
+        for start, stop in zip(bounds.tolist(), same_bounds.tolist()[1:], strict=False):
+            scores_HLL = torch.einsum("ihd,jhd->hij", query_THd[start:stop], key_THd[start:stop]) * scale
+            place = torch.arange(stop - start)
+            if window_size != (-1, -1):
+                far = (place - place[:, None] > window_size[1]) | (place[:, None] - place > window_size[0])
+                scores_HLL = scores_HLL.masked_fill(far, float("-inf"))
+            out[start:stop] = torch.einsum("hij,jhd->ihd", scores_HLL.softmax(-1), value_THd[start:stop])
+        return out
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", answer)
+    packed = pack(bags)
+    torch.manual_seed(0)
+    parts = [torch.randn(1, 3, len(bags.tokens), width) for _ in range(3)]
+    window = None if reach is None else reach + 1
+    ours, _ = attention(nn.Identity(), *parts, None, packed, sliding_window=window)
+    torch.testing.assert_close(attend_varlen(*parts, packed, 0.0, None, reach), ours)
