@@ -28,6 +28,7 @@ _FEWEST_ROWS, _MOST_ROWS = 32, {"cpu": 512, "cuda": 2**25}  # of a block
 # Scores that the softmax and its gradient work on at once: they stay in a core's own cache.
 _TILE_SCORES = {"cpu": 2**17, "cuda": 2**25}
 _MASKED = -1e4  # a score that no softmax sees, finite so that 0 × score stays 0
+_STEEP = 25.0  # scales below never make a target's probability, e^(-2 · scale) at least, too small for its logarithm
 _SMALLEST_CHANCE = 1e-30
 _QUERY, _PASSAGE = 0, 1
 
@@ -69,7 +70,9 @@ def fused_info_nce(
         _projected(side, work.left[name], [each.right[name] for each in sums], [each.along[name] for each in sums])
         for name, side in enumerate(sides)
     )
-    return Contrast(float(work.loss_B.sum()), query_grad_BD, passage_grad_MD, float(work.slope_B.sum()))
+    # every score counts once along its left text and once along its right one
+    slope = sum(float(along_KN.double().sum()) for each in sums for along_KN in each.along) / 2
+    return Contrast(float(work.loss_B.sum()), query_grad_BD, passage_grad_MD, slope)
 
 
 class _Side:
@@ -140,10 +143,12 @@ class _Work:
 
         query, _ = self.sides = sides
         whole = query.whole_ND
-        self.scale, self.weights = scale, weights
         self.groups = _groups(terms, masks, len(query))
+        self.weights = [weight / (len(self.groups) * len(query)) for weight in weights]
+        self.weight_K = torch.tensor(self.weights, dtype=torch.float64, device=whole.device)
+        self.scaled_KN = [scale * side.inverse_KN for side in sides]
+        self.steep = scale > _STEEP
         self.loss_B = torch.zeros(len(query), dtype=torch.float64, device=whole.device)
-        self.slope_B = torch.zeros_like(self.loss_B)
         used = {term.left for group in self.groups for term in group}
         self.left = [
             [torch.zeros_like(part) for part in side.parts] if name in used else [] for name, side in enumerate(sides)
@@ -177,7 +182,7 @@ class _Work:
                 operand_bM = (slope_bM if len(group) == 1 else slope_bM[:, span].contiguous()).to(
                     left.operands[k].dtype
                 )
-                self.left[term.left][k][rows] += product(operand_bM, right.operands[k].T)
+                self.left[term.left][k][rows].add_(product(operand_bM, right.operands[k].T))
                 sums.add(term.right, k, product(left.operands[k][rows].T, operand_bM.T))
 
     def _grams(self, rows: slice, group: Sequence[_Term]) -> list[Tensor]:
@@ -199,28 +204,34 @@ class _Work:
         """Adds loss and slopes of these rows, and replaces each G_k by Σ_{j ≥ k} A_j."""
         import torch
 
-        own_n1 = torch.arange(rows.start, rows.stop, device=self.loss_B.device)[:, None]
         factor_nM, softmax_nM = torch.empty_like(gram_KnM[0]), torch.empty_like(gram_KnM[0])
+        chance_Kn = gram_KnM[0].new_empty(len(gram_KnM), rows.stop - rows.start)
+        surprise_Kn = torch.empty_like(chance_Kn) if self.steep else chance_Kn
         later_nM = gram_KnM[0].new_zeros(())
-        share = 1 / (len(self.groups) * len(self.loss_B))
         for k in reversed(range(len(gram_KnM))):
             for term, span in zip(group, columns, strict=True):
-                left_n, right_M = self.sides[term.left].inverse_KN[k, rows], self.sides[term.right].inverse_KN[k]
-                torch.mul(self.scale * left_n[:, None], right_M, out=factor_nM[:, span])
+                left_n, right_M = self.scaled_KN[term.left][k, rows], self.sides[term.right].inverse_KN[k]
+                torch.mul(left_n[:, None], right_M, out=factor_nM[:, span])
             scores_nM = gram_KnM[k].mul_(factor_nM)
             for term, span in zip(group, columns, strict=True):
-                _mask(scores_nM[:, span], term, rows, own_n1)
+                _mask(scores_nM[:, span], term, rows)
             torch.softmax(scores_nM, 1, out=softmax_nM)
-            weight = self.weights[k] * share
-            self.loss_B[rows] += weight * _surprise(scores_nM, softmax_nM, own_n1)
-            softmax_nM.scatter_add_(1, own_n1, softmax_nM.new_full((1, 1), -1.0).expand_as(own_n1))
+            target_n = softmax_nM.diagonal(rows.start)
+            chance_Kn[k] = target_n
+            if self.steep:
+                gap_n = scores_nM.amax(1) - scores_nM.diagonal(rows.start)
+                surprise_Kn[k] = gap_n - softmax_nM.amax(1).log()
+            target_n.sub_(1)
             along_nM = scores_nM.mul_(softmax_nM)
             for term, span in zip(group, columns, strict=True):
-                along_n = along_nM[:, span].sum(1)
-                self.slope_B[rows] += weight * along_n
-                sums.along[term.left][k, rows] += weight * along_n
-                sums.along[term.right][k] += weight * along_nM[:, span].sum(0)
-            later_nM = torch.addcmul(later_nM, softmax_nM, factor_nM, value=weight, out=gram_KnM[k])
+                part_nM = along_nM[:, span]
+                sums.along[term.left][k, rows].add_(part_nM.sum(1), alpha=self.weights[k])
+                sums.along[term.right][k].add_(part_nM.sum(0), alpha=self.weights[k])
+            later_nM = torch.addcmul(later_nM, softmax_nM, factor_nM, value=self.weights[k], out=gram_KnM[k])
+        found_Kn = -chance_Kn.log()
+        if self.steep:
+            found_Kn = torch.where(chance_Kn > _SMALLEST_CHANCE, found_Kn, surprise_Kn)
+        self.loss_B[rows].add_(self.weight_K @ found_Kn.double())
 
 
 def _groups(terms: Terms, masks: Masks, count: int) -> list[list[_Term]]:
@@ -237,23 +248,16 @@ def _groups(terms: Terms, masks: Masks, count: int) -> list[list[_Term]]:
     return groups
 
 
-def _mask(scores_nM: Tensor, term: _Term, rows: slice, own_n1: Tensor) -> None:
+def _mask(scores_nM: Tensor, term: _Term, rows: slice) -> None:
     """Takes out of ``scores_nM`` what is no negative, leaving the target where the term has it."""
     if term.own and term.mask is None and not term.negatives_from:
         return
-    kept_n1 = scores_nM.gather(1, own_n1) if term.own else scores_nM.new_full((1, 1), _MASKED).expand_as(own_n1)
+    own_n = scores_nM.diagonal(rows.start)
+    kept_n = own_n.clone()
     if term.mask is not None:
         scores_nM.masked_fill_(term.mask[rows], _MASKED)
-    scores_nM[:, : term.negatives_from] = _MASKED
-    scores_nM.scatter_(1, own_n1, kept_n1)
-
-
-def _surprise(scores_nM: Tensor, softmax_nM: Tensor, target_n1: Tensor) -> Tensor:
-    """−log of the target's probability [n]; by way of the largest one where some target's is too small for fp32."""
-    chance_n1 = softmax_nM.gather(1, target_n1)
-    if float(chance_n1.min()) > _SMALLEST_CHANCE:
-        return -chance_n1[:, 0].log()
-    return scores_nM.amax(1) - softmax_nM.amax(1).log() - scores_nM.gather(1, target_n1)[:, 0]
+    scores_nM[:, : term.negatives_from].fill_(_MASKED)
+    own_n.copy_(kept_n) if term.own else own_n.fill_(_MASKED)
 
 
 def _projected(side: _Side, left: list[Tensor], right: Sequence[list[Tensor]], along: Sequence[Tensor]) -> Tensor:
@@ -266,13 +270,15 @@ def _projected(side: _Side, left: list[Tensor], right: Sequence[list[Tensor]], a
 
     def work(rows: slice) -> None:
         for k, span in enumerate(side.spans):
-            grad_nd = grad_ND[rows, span]
-            if left:
-                grad_nd += left[k][rows]
+            found = [left[k][rows]] if left else []
             right_dn = [part[k][:, rows] for part in right if part]
             if right_dn:
-                grad_nd += sum(right_dn[1:], right_dn[0]).T
-            grad_nd.addcmul_(later_KN[k, rows, None], side.parts[k][rows], value=-1)
+                found.append(sum(right_dn[1:], right_dn[0]).T)
+            for total_nd in found[:1]:
+                later_n1 = later_KN[k, rows, None]
+                torch.addcmul(total_nd, later_n1, side.parts[k][rows], value=-1, out=grad_ND[rows, span])
+            for total_nd in found[1:]:
+                grad_ND[rows, span].add_(total_nd)
 
     if grad_ND.device.type == "cpu":
         in_lanes(lambda lane: work(share(len(grad_ND), lane)))
