@@ -9,6 +9,7 @@ parameters' gradients, summed, are those of one process with the whole batch.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,6 +29,8 @@ Ranks = npt.NDArray[np.int64]
 # that vanish.
 TIMEOUT = timedelta(hours=12)
 _BUCKET = 1 << 23  # numbers in one all-reduce of small tensors: few calls, and a copy that stays small
+# What torch says of a process that is gone: gloo, NCCL, and the store at which they meet.
+_NETWORK = re.compile(r"Connection (closed|reset|refused|timed out)[^.,]*|Broken pipe|[Tt]imed out[^.,]*|NCCL[^.,\n]*")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -81,7 +84,7 @@ class World:
             from torch.distributed.distributed_c10d import PrefixStore
             from torch.distributed.rendezvous import rendezvous
 
-            with _others(rank):
+            with among_others(rank):
                 store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
                 # torchrun keeps its store when it starts the processes again, and the addresses of the dead in it
                 attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -119,7 +122,7 @@ class World:
         own_RD = own_TD.new_zeros(rows, own_TD.shape[1])
         own_RD[: len(own_TD)] = own_TD.detach()
         all_RD = own_TD.new_empty(self.size * rows, own_TD.shape[1])
-        with _others(self.rank):
+        with among_others(self.rank):
             dist.all_gather_single(all_RD, own_RD)
         order_T = np.argsort(rank_T, kind="stable")
         row_T = np.empty(len(rank_T), np.int64)
@@ -132,7 +135,7 @@ class World:
             import torch.distributed as dist
 
             here = tensor.to(self.device)
-            with _others(self.rank):
+            with among_others(self.rank):
                 dist.all_reduce(here)
             if here is not tensor:
                 tensor.copy_(here)
@@ -160,7 +163,7 @@ class World:
         import torch.distributed as dist
 
         largest = torch.tensor(count, device=self.device)
-        with _others(self.rank):
+        with among_others(self.rank):
             dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
 
@@ -173,7 +176,7 @@ class World:
         if self.size > 1:
             import torch.distributed as dist
 
-            with _others(self.rank):
+            with among_others(self.rank):
                 dist.barrier()
 
     def broadcast(self, value: Any) -> Any:
@@ -183,7 +186,7 @@ class World:
         import torch.distributed as dist
 
         values = [value]
-        with _others(self.rank):
+        with among_others(self.rank):
             dist.broadcast_object_list(values, device=self.device)
         return values[0]
 
@@ -236,13 +239,15 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _others(rank: int) -> Iterator[None]:
+def among_others(rank: int) -> Iterator[None]:
     """Say in one line that another process is gone, which torch reports as an error of the network."""
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ProcessLost(f"process {rank} lost another one of the run, which says why it ended ({reason})") from error
+        reason = _NETWORK.search(str(error))
+        if reason is None:
+            raise
+        raise ProcessLost(f"process {rank} lost another one of the run, which says why ({reason.group()})") from error
 
 
 def _number(environment: Mapping[str, str], key: str) -> int:

@@ -21,7 +21,7 @@ from components.core.errors import InputError, Interrupted
 from components.core.measure import Floats
 from components.training.checkpoint import Cadence, Checkpoints, State
 from components.training.devset import Selection
-from components.training.distributed import World
+from components.training.distributed import Ranks, World, balance
 from components.training.dynamic import vectors_of
 from components.training.engine import Engine, Optimiser, TorchEngine, put
 from components.training.history import History
@@ -107,7 +107,7 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                     break
                 batches = phase.plan.batches(*steps[number - first])
                 seed = step_seed(phase.seed, number, world.rank)
-                length_T, losses = _backward(trainee, engine, world, tokens, objectives, batches, seed)
+                length_T, rank_T, losses = _backward(trainee, engine, world, tokens, objectives, batches, seed)
                 save = world.main and run.cadence.due(number + 1) and not checkpoints.busy
                 losses, save, stop = _agree(world, losses, save, interruption.requested)
                 for task, loss in losses.items():
@@ -122,6 +122,8 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                     hardness |= {f"negatives/{name}": value for name, value in told.items()}
                 log.add(number, losses, rate, norm, int(length_T.sum()))
                 figures = {"lr": rate, **({} if norm is None else {"gradient_norm": norm}), **hardness}
+                if world.size > 1:
+                    figures["balance"] = balance(length_T, rank_T, world.size)
                 better = False
                 if selection and selection.due(done, total):
                     better = selection.measure(done, lambda texts: _vectors(trainee, world, selection.tokens, texts))
@@ -175,8 +177,8 @@ def _backward(
     objectives: Mapping[str, Objective],
     batches: Sequence[Batch],
     seed: int,
-) -> tuple[Rows, dict[str, float]]:
-    """Tokens of the step's texts [T], and this process's share of the losses by task.
+) -> tuple[Rows, Ranks, dict[str, float]]:
+    """Tokens of the step's texts [T], who embedded them [T], and this process's share of the losses by task.
 
     The gradients of the losses' sum over tasks and processes are left in the parameters.
 
@@ -203,7 +205,7 @@ def _backward(
         first += len(part)
     grad_TD = world.sum_(grads[0] if len(grads) == 1 else torch.cat(grads))
     engine.backward(grad_TD if world.size == 1 else grad_TD[torch.from_numpy(own)])
-    return length_T, losses
+    return length_T, rank_T, losses
 
 
 def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -92,6 +92,7 @@ class Monitor:
         self._taken = 0
         self._tokens = 0
         self._operations = 0.0
+        self._balance = 0.0  # summed over the steps
         self._marks: deque[tuple[float, int, float]] = deque(maxlen=_WINDOW + 1)
 
     def __enter__(self) -> Monitor:
@@ -109,6 +110,7 @@ class Monitor:
         self._taken += 1
         self._tokens += int(length_T.sum())
         self._operations += self._flops(length_T) if self._flops else 0.0
+        self._balance += figures.get("balance", 0.0)
         for task, loss in losses.items():
             self._first.setdefault(task, loss)
             self._smooth[task] = _SMOOTH * self._smooth.get(task, loss) + (1 - _SMOOTH) * loss
@@ -143,7 +145,10 @@ class Monitor:
     def _summary(self) -> str:
         seconds = time.monotonic() - self._began
         losses = [f"{task} {first:.4g} → {self._smooth[task]:.4g}" for task, first in self._first.items()]
-        speed = ", ".join(_words(self._rates(seconds, self._tokens, self._operations)))
+        words = _words(self._rates(seconds, self._tokens, self._operations))
+        if self._balance:
+            words.append(f"balance of processes {self._balance / self._taken:.3f}")
+        speed = ", ".join(words)
         return f"{self._taken:,} steps in {_duration(seconds)}, {speed}; loss {', '.join(losses)}"
 
 

@@ -186,6 +186,7 @@ class Session:
         self.world.barrier()
         if self.world.main:
             checkpoints.clear()
+        self.world.close()
 
     def _monitor(self, trainee: Trainee, curves: Curves) -> Monitor:
         import torch

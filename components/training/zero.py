@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from components.core.errors import InputError
-from components.training.distributed import World
+from components.training.distributed import World, among_others
 from components.training.engine import Extra, LossScale, Optimiser, adamw, put
 from components.training.trainee import ModuleTrainee
 
@@ -57,14 +57,16 @@ class DeepSpeedEngine:
         """DeepSpeed's backward pass, part by part."""
         if self._scale is not None:
             self._engine.optimizer.override_loss_scale(self._scale.value)
-        self._trainee.backward(grad_TD, self._run)
+        with among_others(self._world.rank):
+            self._trainee.backward(grad_TD, self._run)
         self._extra.sum_()
 
     def step(self, lr: float) -> float | None:
         """Unscale and clip if asked to, then AdamW on this process's part, then everyone's weights."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        self._engine.step()
+        with among_others(self._world.rank):
+            self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         if self._scale is not None:
             self._scale.update(math.isfinite(norm))

@@ -81,7 +81,7 @@ def phase(tokens: SidedTokens, lr: float) -> Phase:
     once, matryoshka = np.ones(80, np.int64), Matryoshka.of(DIMS, "mean")
     negative = np.stack([np.roll(passage, shift) for shift in range(1, 7)], axis=1)
     negative[3, 2:] = ABSENT
-    retrieval = Retrieval(query, passage, negative, once, 20, 20.0, matryoshka, bf16=False)
+    retrieval = Retrieval(query, passage, negative, once, 20, 20.0, matryoshka, bf16=False, learn_temperature=True)
     similarity = Similarity(query, np.roll(passage, 1), np.arange(80) % 3 / 2.0, once, 8, 20.0, matryoshka, 0.8)
     return Phase("both", [retrieval, similarity], 2, Optimiser(lr, 0.2, weight_decay=0.1, clip=1.0), 3, CBB)
 
