@@ -92,7 +92,8 @@ def parse_section(name: str, model: type[Section], value: Any, origin: str) -> S
         if first["type"] == "extra_forbidden":
             allowed = _keys_at(model, keys[:-1])
             raise UsageError(f"{where}: unknown key; {_suggest(str(keys[-1]), allowed)}") from None
-        found = "" if first["type"] == "missing" else f", found {first['input']!r}"
+        # what contradicts what in a mapping is said by the message; all of it would hide that
+        found = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f", found {first['input']!r}"
         message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
         if first["type"] == "model_type":  # pydantic would name our class
             message = "should be a mapping of keys"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from components.core.prompts import Prompts
 from components.core.step import Context
 from components.finetune.params import FinetuneParams
-from components.finetune.tasks import hard_negatives, objectives, schedule
+from components.finetune.tasks import hard_negatives, objectives, schedule, shared
 from components.training.dynamic import HardNegatives, vectors_of, write_negatives
 from components.training.history import final_losses, write_losses, write_metrics
 from components.training.loop import Phase
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def run(ctx: Context) -> None:
     """Run the step."""
     params = ctx.section(FinetuneParams)
-    session = Session.open(ctx, params)
+    session = Session.open(ctx, params, shared(params))
     model, config = load_model(ctx.inputs["model"])
     dims, prompts, limit = settle(params, model, config)
     how = readings(prompts, limit, special=isinstance(model, TransformerModel))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from components.core.errors import UsageError
 from components.finetune.params import FinetuneParams
 from components.training.corpus import Corpus, RetrievalRows, Rows
 from components.training.distributed import World
@@ -11,7 +12,17 @@ from components.training.dynamic import HardNegatives, Pool, Rule
 from components.training.mining import Window
 from components.training.objectives import ClassContrast, Matryoshka, Objective, Retrieval, Similarity
 from components.training.plan import Roles, Schedule
+from components.training.settings import TASKS
 from components.training.tokens import SidedTokens
+
+
+def shared(params: FinetuneParams) -> dict[str, int]:
+    """What the processes share out evenly, by key: roles of a balanced step, else the rows of a batch."""
+    if params.schedule.sampling == "balanced":
+        return {"schedule.roles": params.schedule.roles.total}
+    if params.schedule.batch_tokens is not None:
+        return {}
+    return {f"{task}.batch_size": getattr(params, task).batch_size for task in TASKS}
 
 
 def hard_negatives(params: FinetuneParams, pairs: RetrievalRows, dims: int, world: World) -> HardNegatives | None:
@@ -19,10 +30,16 @@ def hard_negatives(params: FinetuneParams, pairs: RetrievalRows, dims: int, worl
     mining = params.mining
     if not mining.negatives or not len(pairs.query):
         return None
+    passage_P, wanted = np.unique(pairs.positive), mining.negatives * _retrieval_roles(params)
+    if len(passage_P) <= wanted:
+        raise UsageError(
+            f"finetune.mining.negatives: {wanted} for a query, the records have {len(passage_P)} distinct passages; "
+            f"allowed: up to {len(passage_P) - 1} over all retrieval roles"
+        )
     pool = Pool(
         pairs.query,
         pairs.positive,
-        np.unique(pairs.positive),
+        passage_P,
         Window(mining.first, mining.last, mining.ceiling),
         min(mining.dims, dims),
         world.device.type,

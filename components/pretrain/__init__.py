@@ -1,1 +1,1 @@
-"""The pretrain step: a static embedding from scratch."""
+"""The pretrain step: a model from scratch, or a published one, on pairs and teachers."""

@@ -15,6 +15,7 @@ from components.training.history import final_losses, write_losses, write_metric
 from components.training.loop import Phase
 from components.training.model import Model, save_model
 from components.training.objectives import Distillation, Matryoshka, Retrieval
+from components.training.plan import Schedule
 from components.training.session import Session, readings
 from components.training.tokens import SidedTokens
 from components.training.vectors import TEACHER_CACHE, encode_cached
@@ -23,7 +24,7 @@ from components.training.vectors import TEACHER_CACHE, encode_cached
 def run(ctx: Context) -> None:
     """Run the step."""
     params = ctx.section(PretrainParams)
-    session = Session.open(ctx, params)
+    session = Session.open(ctx, params, shared(params))
     corpus, static = session.corpus, params.model.type == "static"
     teachers = open_teachers(params, corpus.languages())
     distilled = distilled_languages(params, corpus.languages(), teachers)
@@ -60,6 +61,13 @@ def run(ctx: Context) -> None:
         }
         write_metrics(ctx.outputs["metrics"], metrics)
     session.end(checkpoints)
+
+
+def shared(params: PretrainParams) -> dict[str, int]:
+    """What the processes share out evenly, by key."""
+    phases = {"contrastive": ("contrast",), "distill": ("distill",), "both": ("distill", "contrast"), "none": ()}
+    counted = phases[params.objective] if params.schedule.batch_tokens is None else ()
+    return {f"{phase}.batch_size": getattr(params, phase).batch_size for phase in counted}
 
 
 def _config(params: PretrainParams, dims: Sequence[int], session: Session) -> dict[str, Any]:
@@ -135,5 +143,9 @@ def _contrast(
         matryoshka,
         params.precision == "bf16",
     )
+    wanted = params.schedule
+    counted = tokens if wanted.batch_tokens is not None else None
+    objective.task = rows.task(params.contrast.batch_size, counted)
     optimiser = session.optimiser(params.contrast.lr)
-    return [Phase("contrast", [objective], params.contrast.epochs, optimiser, session.ctx.seed)]
+    schedule = Schedule(batch_tokens=wanted.batch_tokens, same_source=wanted.same_source, section="pretrain")
+    return [Phase("contrast", [objective], params.contrast.epochs, optimiser, session.ctx.seed, schedule)]

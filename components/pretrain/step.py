@@ -7,7 +7,7 @@ from components.pretrain.params import PretrainParams
 
 STEP = Step(
     name="pretrain",
-    summary="Train a static embedding: distil a teacher, contrast the pairs.",
+    summary="Start a model, distil a teacher, contrast the pairs.",
     sections={"pretrain": PretrainParams},
     inputs=(Port("input", "dataset", "data/score", "Scored records."),),
     outputs=(

@@ -13,10 +13,11 @@ HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
-def hub_folder(spec: str) -> Path:
+def hub_folder(spec: str, what: str = "encoder") -> Path:
     """The folder of a hub model `org/name` or `org/name@revision`: downloaded, or from the hub's own cache.
 
-    Raises UsageError if there is no such model, or none in that cache when the hub cannot be reached.
+    ``what`` it is for leads the messages. Raises UsageError if there is no such model, or none in that cache when the
+    hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -32,14 +33,14 @@ def hub_folder(spec: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=HUB_FILES, max_workers=2))
     except GatedRepoError:
-        raise UsageError(f"encoder {spec!r}: the hub gives it only to accounts that accepted its terms") from None
+        raise UsageError(f"{what} {spec!r}: the hub gives it only to accounts that accepted its terms") from None
     except LocalEntryNotFoundError:
-        raise UsageError(f"encoder {spec!r}: no such folder, and the hub cannot be reached to look there") from None
+        raise UsageError(f"{what} {spec!r}: no such folder, and the hub cannot be reached to look there") from None
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
-        raise UsageError(f"encoder {spec!r}: neither a folder nor a public model of the hub") from None
+        raise UsageError(f"{what} {spec!r}: neither a folder nor a public model of the hub") from None
     except Exception as error:  # requests, httpx and the hub each have their own
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"encoder {spec!r}: cannot be had from the hub ({line})") from None
+        raise InputError(f"{what} {spec!r}: cannot be had from the hub ({line})") from None
 
 
 def registered_folder(spec: str) -> Path:

@@ -41,7 +41,7 @@ def find_folder(name: str) -> Path:
     if HUB_NAME.fullmatch(name):
         from components.training.origin import hub_folder
 
-        return hub_folder(name)
+        return hub_folder(name, "model")
     raise UsageError(f"model {name!r}: no such folder; allowed: a model's folder, or a hub name (org/name)")
 
 

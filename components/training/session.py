@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.core import environment
 from components.core.errors import UsageError
 from components.core.fingerprint import code_digest, digest_bytes, digest_json
 from components.core.prompts import Prompts
@@ -22,7 +23,7 @@ from components.training.engine import Optimiser, check_zero, open_engine
 from components.training.history import History, losses_csv
 from components.training.lanes import use_threads
 from components.training.loop import Phase, Run, train
-from components.training.model import Model
+from components.training.model import Model, StaticModel
 from components.training.monitor import Monitor, peak_flops
 from components.training.plan import check_world
 from components.training.settings import MaxTokens, SideTokens, TrainingParams, longest, side_limits
@@ -85,11 +86,21 @@ class Session:
     kept_out: pa.Table | None
 
     @classmethod
-    def open(cls, ctx: Context, params: TrainingParams) -> Session:
-        """Read the records at the port ``input``; join the other processes, if there are any."""
+    def open(cls, ctx: Context, params: TrainingParams, shared: Mapping[str, int]) -> Session:
+        """Read the records at the port ``input``; join the other processes, if there are any.
+
+        ``shared``: what processes share out evenly, by key. Raises UsageError where their number does not divide it.
+        """
+        processes = environment.processes()
+        for key, count in shared.items():
+            if count % processes:
+                raise UsageError(
+                    f"{ctx.step}.{key}: {count} does not divide among {processes} processes; "
+                    f"allowed: multiples of {processes}"
+                )
         use_threads(ctx.threads)
-        world = World.from_environment()
         corpus, kept_out = read_corpus(ctx.inputs["input"]), None
+        world = World.from_environment()
         if params.dev is not None and params.dev.rows:
             corpus, kept_out = corpus.split_dev(params.dev.rows, ctx.seed)
         return cls(ctx, params, world, corpus, kept_out)
@@ -140,6 +151,8 @@ class Session:
     def trainee(self, model: Model) -> Trainee:
         """The model as the loop trains it, on this process's device."""
         params = self.params
+        if isinstance(model, StaticModel) and params.precision == "fp16":
+            raise UsageError(f"{self.ctx.step}.precision: fp16 is for transformers on a GPU; allowed here: fp32, bf16")
         passes = Passes(
             params.chunk_tokens,
             params.precision,
@@ -182,7 +195,7 @@ class Session:
         return log
 
     def end(self, checkpoints: Checkpoints) -> None:
-        """The outputs are written: nothing is left to go on from."""
+        """The outputs are written: nothing is left to go on from, and no one to wait for."""
         self.world.barrier()
         if self.world.main:
             checkpoints.clear()
