@@ -111,8 +111,8 @@ def cost(spent: float, whole: float) -> Table:
     """The second table."""
     note = (
         f"A static model of {VOCABULARY:,} × {WIDTH}, bf16 products, {BATCH:,} pairs a step with {NEGATIVES} negatives "
-        f"each, {ITEMS:,} pairs in all, texts of 8 to 60 tokens; scores of every step and a check at every tenth (by default "
-        f"every hundredth). CPU time of one thread in {STEPS} steps."
+        f"each, {ITEMS:,} pairs in all, texts of 8 to 60 tokens; scores of every step and a check at every tenth "
+        f"(by default every hundredth). CPU time of one thread in {STEPS} steps."
     )
     row = [spent / STEPS * 1e3, whole / STEPS * 1e3, f"{spent / whole:.2%}"]
     return Table("What dynamic mining adds to a step", ("ms a step", "of", "share"), [row], note)
