@@ -23,9 +23,11 @@ from components.core.errors import Interrupted
 from components.training.checkpoint import Cadence, Checkpoints
 from components.training.corpus import ABSENT
 from components.training.distributed import World
+from components.training.dynamic import HardNegatives, Pool, Rule, vectors_of
 from components.training.engine import Optimiser
 from components.training.lanes import use_threads
 from components.training.loop import Phase, Run, train
+from components.training.mining import Window
 from components.training.monitor import Monitor
 from components.training.objectives import Matryoshka, Retrieval, Similarity
 from components.training.tokens import SidedTokens, build_store
@@ -35,8 +37,12 @@ from components.training.vocabulary import learn_tokenizer
 WORDS = ("table", "file", "socket", "thread", "matrix", "string", "image", "queue")
 
 
-def make(kind: str, folder: Path) -> tuple[Trainee, SidedTokens, list[Phase]]:
-    """The model, its tokens, and two phases of some steps."""
+# so eager that a few steps hold everything: replacements, lists used up, mining in the background
+EAGER = Rule(check_every=2, ratio=1.001, ceiling=1.0, offset=2)
+
+
+def make(kind: str, folder: Path, world: World) -> tuple[Trainee, SidedTokens, list[Phase], HardNegatives]:
+    """The model, its tokens, two phases of some steps, and the second one's negatives, which are mined and replaced."""
     queries = [f"{first} of a {second}" for first in WORDS for second in WORDS]
     passages = [f"the {first} is {len(second)} times a {second}" for first in WORDS for second in WORDS]
     tokenizer = learn_tokenizer(queries + passages, 200, 1)
@@ -55,12 +61,16 @@ def make(kind: str, folder: Path) -> tuple[Trainee, SidedTokens, list[Phase]]:
     negative_N1 = np.roll(passage_N, 3)[:, None]
     negative_N1[::5] = ABSENT
     pairs = Retrieval(query_N, passage_N, negative_N1, once_N, 16, 20.0, matryoshka, bf16=False)
+    pool = Pool(query_N, passage_N, np.unique(passage_N), Window(0, 2, 9.0), 8)
+    mined = HardNegatives(pool, 1, EAGER, negative_N1, world=world)
+    hard = Retrieval(query_N, passage_N, mined, once_N, 16, 20.0, matryoshka, bf16=False)
     graded = Similarity(query_N, np.roll(passage_N, 1), once_N.cumsum() % 3 / 2, once_N, 16, 20.0, matryoshka, 0.5)
     optimiser = Optimiser(0.01, 0.2, clip=1.0)
     return (
         trainee,
         SidedTokens.same(store),
-        [Phase("first", [pairs], 1, optimiser, 3), Phase("second", [pairs, graded], 2, optimiser, 4)],
+        [Phase("first", [pairs], 1, optimiser, 3), Phase("second", [hard, graded], 2, optimiser, 4)],
+        mined,
     )
 
 
@@ -82,10 +92,12 @@ def main() -> int:
     kind, folder, *fate = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
     use_threads(1)
     world = World.from_environment()
-    trainee, tokens, phases = make(kind, folder)
+    trainee, tokens, phases, negatives = make(kind, folder, world)
     checkpoints = Checkpoints(folder / "checkpoints", "run", rank=world.rank, size=world.size)
     monitor = Monitor(curves=killer(folder, world, *fate[:2], fate[2:])) if fate else Monitor()
     start = checkpoints.latest()
+    if start is None or "retri_contrast:present" not in start.tensors:
+        negatives.begin(vectors_of(trainee.vectors, tokens))
     try:
         log = train(trainee, tokens, phases, Run(checkpoints, Cadence(2), start, monitor=monitor, world=world))
     except Interrupted as error:
@@ -94,7 +106,8 @@ def main() -> int:
     digest = sha256()
     for name, weight in sorted(trainee.parameters.items()):
         digest.update(name.encode() + weight.detach().numpy().tobytes())
-    result = {"weights": digest.hexdigest(), "log": [asdict(row) for row in log], "resumed": start is not None}
+    mined = {"negatives": negatives.figures(), "rows": negatives.rows()}
+    result = {**mined, "weights": digest.hexdigest(), "log": [asdict(row) for row in log], "resumed": start is not None}
     (folder / f"result-{world.rank}.json").write_text(json.dumps(result))
     world.close()
     return 0

@@ -42,6 +42,8 @@ def test_a_process_that_was_killed_goes_on(kind: str, tmp_path: Path) -> None:
     assert start(kind, tmp_path / "killed") == 0
     (expected,), (found,) = results(tmp_path / "undisturbed"), results(tmp_path / "killed")
     assert found == {**expected, "resumed": True}
+    assert expected["negatives"]["replaced_in_all"] > 5
+    assert expected["negatives"]["minings"] > 1
 
 
 def test_one_of_two_is_killed_and_torchrun_starts_both_again(tmp_path: Path) -> None:
