@@ -20,6 +20,7 @@ PARTS = {
     "encode": "encoding",
     "encoder": "packing",
     "mining": "mining",
+    "plan": "plan",
 }
 
 

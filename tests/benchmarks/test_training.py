@@ -7,7 +7,7 @@ import importlib
 import numpy as np
 import pytest
 
-from benchmarks import encoding, measure, static, training
+from benchmarks import encoding, measure, plan, static, training
 from benchmarks.measure import README, Taken
 
 
@@ -40,3 +40,9 @@ def test_short_texts_are_distinct_and_always_the_same() -> None:
 def test_turns_leave_out_the_first() -> None:
     clock = iter([Taken(9.0, 9.0), Taken(1.0, 2.0), Taken(3.0, 4.0), Taken(2.0, 3.0)])
     assert measure.in_turns({"one": lambda: next(clock)}, 3) == {"one": Taken(2.0, 3.0)}
+
+
+@pytest.mark.parametrize("kind", ["unique", "twice", "few"])
+def test_both_sides_fill_as_many_batches(kind: str) -> None:
+    texts = plan.rows_of(kind, 4000)
+    assert plan.ours(texts, 32) == plan.theirs(texts, 32) == 125
