@@ -30,7 +30,9 @@ Ranks = npt.NDArray[np.int64]
 TIMEOUT = timedelta(hours=12)
 _BUCKET = 1 << 23  # numbers in one all-reduce of small tensors: few calls, and a copy that stays small
 # What torch says of a process that is gone: gloo, NCCL, and the store at which they meet.
-_NETWORK = re.compile(r"Connection (closed|reset|refused|timed out)[^.,]*|Broken pipe|[Tt]imed out[^.,]*|NCCL[^.,\n]*")
+_NETWORK = re.compile(
+    r"Connection (closed|reset|refused|timed out)( by peer)?|Broken pipe|[Tt]imed out[^.,]*|NCCL[^.,\n]*"
+)
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
