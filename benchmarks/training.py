@@ -16,11 +16,15 @@ sys.path[0] = str(ROOT)  # not this folder: its modules are benchmarks.NAME
 
 # part → module, in the order in which they run
 PARTS = {
+    "parity": "parity",
     "static": "static",
     "encode": "encoding",
     "encoder": "packing",
     "mining": "mining",
     "plan": "plan",
+    "memory": "memory",
+    "overhead": "overhead",
+    "ablation": "ablation",
 }
 
 

@@ -7,7 +7,7 @@ import importlib
 import numpy as np
 import pytest
 
-from benchmarks import encoding, measure, plan, static, training
+from benchmarks import ablation, encoding, measure, memory, overhead, parity, plan, static, summary, training
 from benchmarks.measure import README, Taken
 
 
@@ -46,3 +46,64 @@ def test_turns_leave_out_the_first() -> None:
 def test_both_sides_fill_as_many_batches(kind: str) -> None:
     texts = plan.rows_of(kind, 4000)
     assert plan.ours(texts, 32) == plan.theirs(texts, 32) == 125
+
+
+@pytest.mark.parametrize("case", parity.CASES)
+def test_losses_are_those_of_others(case: str) -> None:
+    (loss, gradient), (other_loss, other_gradient) = parity.CASES[case]()
+    assert loss == pytest.approx(other_loss, rel=parity.BOUND)
+    assert (gradient - other_gradient).norm() <= parity.BOUND * other_gradient.norm()
+
+
+def test_dynamic_mining_is_metered() -> None:
+    result = overhead.measure(overhead.Shape(batch=16, pairs=64, dims=(8, 16), epochs=5))
+    assert 0 < result.values["share"] < 1
+    assert set(result.values["spent"]) == {"places", "mean_cosines", "observe", "finish_step"}
+
+
+def test_a_meter_counts_once_and_leaves_out_what_is_put_aside() -> None:
+    meter = overhead.Meter()
+    spin = meter.around("inner", lambda: sum(range(200_000)))
+    aside = meter.aside(lambda: sum(range(2_000_000)))
+    meter.around("outer", lambda: (spin(), aside()))()
+    spin()
+    assert meter.spent.keys() == {"outer", "inner"}
+    assert meter.spent["outer"] < 5 * meter.spent["inner"]
+
+
+def test_static_memory_is_that_of_the_process() -> None:
+    assert 2**27 < memory.static_peak(500, (8, 16), 2) < 2**32
+
+
+def test_variants_of_the_ablation_have_equal_steps() -> None:
+    rows = {"retri_contrast": 10_000, "cosent": 30_000}
+    study = ablation.Study()
+    for dynamic, balanced in ablation.VARIANTS.values():
+        found = ablation.settings(study, rows, dynamic, balanced)
+        batches = found["retrieval.batch_size"], found["similarity.batch_size"]
+        counts = [size / batch for size, batch in zip(rows.values(), batches, strict=True)]
+        steps = max(counts) if balanced else sum(counts)
+        assert steps == pytest.approx(10_000 / 256 + 30_000 / 256, rel=0.02)
+        assert (found["mining.dynamic"] is not None) == dynamic
+
+
+def test_figures_of_training_are_read_from_the_parts() -> None:
+    ratio = {"wall": 4.5, "cpu": 4.0}
+    what = ("step fp32", "step bf16", "pass fp32")
+    found = {
+        "parity": {"largest": 2.6e-6},
+        "static": {
+            "cores": 2,
+            "ratios": {f"{name}, {threads} threads": ratio for name in what for threads in (1, 2)},
+            "apart": {static.OURS: 3e-7},
+        },
+        "encode": {lang: {"ratios": ratio} for lang in ("en", "zh")},
+        "encoder": {"seconds": {summary.packing.OURS: 1.0, summary.packing.PADDED: 4.0, summary.packing.SORTED: 1.5}},
+        "memory": {"gradcache_ratio": 1.1, "static_bytes": 7 * 2**30},
+        "overhead": {"share": 0.0123},
+        "ablation": {"CBB + DHNM": {"means": {"all": [51.0, 52.0]}}, "vanilla": {"means": {"all": [50.0]}}},
+    }
+    assert [value(found[part]) for part, _, value, _ in summary.TRAINING_ROWS] == [
+        *("3e-06", "4.5× (4×)", "4.5× (4×)", "4.5× (4×)", "3e-07", "4.5× / 4.5×", "4×", "1.5×"),
+        *("1.1", "7", "1.2%", "+1.50"),
+    ]
