@@ -10,7 +10,7 @@ from components.core.prompts import Prompts
 from components.core.step import Context
 from components.finetune.params import FinetuneParams
 from components.finetune.tasks import hard_negatives, objectives, schedule, shared
-from components.training.dynamic import HardNegatives, vectors_of, write_negatives
+from components.training.dynamic import HardNegatives, VectorsOf, vectors_of, write_negatives
 from components.training.history import final_losses, write_losses, write_metrics
 from components.training.loop import Phase
 from components.training.model import Model, check_dims, load_model, save_model
@@ -18,7 +18,7 @@ from components.training.objectives import Matryoshka
 from components.training.plan import check_tasks
 from components.training.session import Session, limit_tokens, readings, token_limit
 from components.training.settings import MaxTokens
-from components.training.tokens import ABSENT, SidedTokens
+from components.training.tokens import ABSENT
 from components.training.trainee import Trainee
 from components.training.transformer import TransformerModel
 
@@ -42,7 +42,7 @@ def run(ctx: Context) -> None:
     pairs = session.corpus.retrieval(tokens)
     negatives = hard_negatives(params, pairs, model.dims, session.world)
     if negatives is not None and not start:
-        _mine(ctx, params, negatives, trainee, tokens)
+        _mine(ctx, params, negatives, vectors_of(trainee.vectors, tokens, session.world))
     matryoshka = Matryoshka.of(dims, params.matryoshka.reduction)
     tasks = objectives(params, session.corpus, pairs, negatives or pairs.negatives, matryoshka, ctx.seed, tokens)
     phase = Phase("finetune", tasks, params.epochs, session.optimiser(params.lr), ctx.seed, schedule(params))
@@ -79,11 +79,9 @@ def settle(params: FinetuneParams, model: Model, config: Mapping[str, Any]) -> t
     return dims, prompts, limit
 
 
-def _mine(
-    ctx: Context, params: FinetuneParams, negatives: HardNegatives, trainee: Trainee, tokens: SidedTokens
-) -> None:
+def _mine(ctx: Context, params: FinetuneParams, negatives: HardNegatives, vectors: VectorsOf) -> None:
     with ctx.progress("mine", len(negatives), "pairs") as bar:
-        ranking = negatives.begin(vectors_of(trainee.vectors, tokens), bar.advance)
+        ranking = negatives.begin(vectors, bar.advance)
     found = int((ranking.candidates[:, :1] != ABSENT).sum())
     window = f"{params.mining.first}–{params.mining.last}"
     how = f"{ranking.index}, recall {ranking.recall:.3f}"

@@ -52,14 +52,24 @@ _NONE: Candidates = np.zeros((0, 0), dtype=np.int32)
 _FRESH = np.float32(np.nan)  # no score has been seen since the negatives were placed
 
 
-def vectors_of(frozen: Frozen, tokens: SidedTokens) -> VectorsOf:
-    """What a model makes of texts, by their rows and side."""
+def vectors_of(frozen: Frozen, tokens: SidedTokens, world: World | None = None) -> VectorsOf:
+    """What a model makes of texts, by their rows and side; with a ``world`` each process makes a part for all.
+
+    The processes must then ask for the same at the same time, so not from a thread.
+    """
+    import torch
 
     def vectors(rows: Rows, side: int, dims: int) -> Vectors:
         vectors_TD = np.empty((len(rows), dims), dtype=np.float32)
         for start in range(0, len(rows), _TEXTS):
-            part = slice(start, start + _TEXTS)
-            vectors_TD[part] = frozen(tokens.bags(Texts.of(rows[part], side)), dims)
+            texts = Texts.of(rows[start : start + _TEXTS], side)
+            if world is None or world.size == 1:
+                part_TD = frozen(tokens.bags(texts), dims)
+            else:
+                rank_T = world.place(tokens.lengths(texts))
+                own_TD = frozen(tokens.bags(texts[np.flatnonzero(rank_T == world.rank)]), dims)
+                part_TD = world.gather(torch.from_numpy(own_TD).to(world.device), rank_T).cpu().numpy()
+            vectors_TD[start : start + _TEXTS] = part_TD
         return vectors_TD
 
     return vectors

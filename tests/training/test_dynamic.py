@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from components.training.corpus import ABSENT
 from components.training.distributed import World
-from components.training.dynamic import HardNegatives, Pool, Rule, VectorsOf, mean_cosines, write_negatives
+from components.training.dynamic import HardNegatives, Pool, Rule, VectorsOf, mean_cosines, vectors_of, write_negatives
 from components.training.mining import Window
+from components.training.tokens import PASSAGE, SidedTokens, TokenStore
+from components.training.trainee import StaticTrainee
 
 # Texts on a quarter circle: text t lies at t · 0.5 degrees, queries are 0 and 1, passages 2 … 101.
 PASSAGES = np.arange(2, 102)
@@ -318,6 +320,26 @@ def test_processes_share_the_mining_and_hold_the_same(size: int) -> None:
         thread.join()
     process(World())
     assert [present[rank] for rank in range(size)] == [[[98, 97], [98, 97]]] * size
+
+
+def test_processes_share_the_encoding(pair_store: tuple[TokenStore, np.ndarray, np.ndarray, int]) -> None:
+    store, query, passage, vocabulary = pair_store
+    tokens = SidedTokens.same(store)
+    trainee = StaticTrainee(torch.randn(vocabulary, 8))
+    rows = np.concatenate([query, passage])
+    whole = vectors_of(trainee.vectors, tokens)(rows, PASSAGE, 8)
+    given = []
+
+    class Half(World):
+        def gather(self, own_TD: torch.Tensor, rank_T: np.ndarray, notice: int = 0) -> torch.Tensor:
+            given.append((own_TD, rank_T))
+            return torch.from_numpy(whole)
+
+    for rank in range(2):
+        assert np.array_equal(vectors_of(trainee.vectors, tokens, Half(rank, 2))(rows, PASSAGE, 8), whole)
+    for rank, (own_TD, rank_T) in enumerate(given):
+        assert 0 < len(own_TD) < len(rows)
+        np.testing.assert_array_equal(own_TD.numpy(), whole[rank_T == rank])
 
 
 @settings(max_examples=25, deadline=None)
