@@ -84,6 +84,7 @@ class _Filler:
         self.order, self.texts, self.most = order, texts, most
         self.budget = most if cost is None else budget
         self.cost = None if cost is None else cost[order]
+        self.least = 1 if cost is None else max(1, int(cost.min(initial=budget)))  # with less room no row fits
         self.before = None if cost is None else edges_of(cost[order])  # cost of all rows before a position
         self.nearest = nearest_clash(texts, order)
         self.position = 0
@@ -97,7 +98,7 @@ class _Filler:
         rows = np.empty(len(self.order), dtype=np.int32)
         sizes: list[npt.NDArray[np.int64]] = []
         filled, ahead = 0, 16
-        while self.position < len(self.order) or self.waiting_cost >= self.budget or len(self.keys) >= self.most:
+        while self.position < len(self.order) or self._enough_wait():
             ends = self._clean(ahead) if not self.keys else np.zeros(0, dtype=np.int64)
             if len(ends):
                 ahead = min(2 * ahead, max(1, _AHEAD // self.most)) if len(ends) == ahead else max(16, 2 * len(ends))
@@ -115,6 +116,9 @@ class _Filler:
             if not full:
                 break
         return Filled(rows[:filled].copy(), edges_of(np.concatenate([np.zeros(0, dtype=np.int64), *sizes])))
+
+    def _enough_wait(self) -> bool:
+        return self.waiting_cost > self.budget - self.least or len(self.keys) >= self.most
 
     def _clean(self, ahead: int) -> npt.NDArray[np.int64]:
         """Ends of the next full batches, up to ``ahead`` of them, before one in which a text repeats."""
@@ -141,7 +145,7 @@ class _Filler:
         seen: set[int] = set()
         blocked: set[int] = set()  # texts whose groups have nothing more to give to this batch
         chosen, room = self._from_waiting(seen, blocked)
-        while room and len(chosen) < self.most and self.position < len(self.order):
+        while room >= self.least and len(chosen) < self.most and self.position < len(self.order):
             part = self.order[self.position : self.position + min(self.most - len(chosen), _ROWS)]
             for keys in self.texts[part].tolist():
                 cost = self._cost(self.position)
@@ -160,13 +164,13 @@ class _Filler:
                 self.position += 1
         for key in blocked & self.groups.keys():
             heappush(self.heads, (self.groups[key][0], key))
-        return chosen, not room or len(chosen) == self.most
+        return chosen, room < self.least or len(chosen) == self.most
 
     def _from_waiting(self, seen: set[int], blocked: set[int]) -> tuple[list[int], int]:
         """Positions that have waited and enter the batch, and the room that is left; none if the next does not fit."""
         chosen: list[int] = []
         room = self.budget
-        while room and len(chosen) < self.most and self.heads:
+        while room >= self.least and len(chosen) < self.most and self.heads:
             place, key = self.heads[0]
             group = self.groups.get(key)
             if group is None or group[0] != place:  # a stale entry: the row has entered, or waits for another text

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import UsageError
-from components.training.filling import nearest_clash
+from components.training.filling import fill_batches, nearest_clash
 from components.training.plan import (
     BatchPlan,
     Roles,
@@ -88,6 +88,26 @@ def test_batches_are_those_of_the_plain_rule(rows: int, batch_size: int, kinds: 
         )
     order = np.random.default_rng([seed, 0, 0]).permutation(rows).tolist()
     assert batches_of(BatchPlan([given_rows], seed), "pairs") == naive_batches(given_rows.texts, batch_size, order)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.integers(1, 90),
+    batch_size=st.integers(1, 16),
+    kinds=st.integers(1, 60),
+    cost=st.integers(1, 5),
+    spare=st.integers(0, 4),
+    seed=st.integers(0, 5),
+)
+def test_a_budget_of_equal_rows_is_a_number_of_rows(
+    rows: int, batch_size: int, kinds: int, cost: int, spare: int, seed: int
+) -> None:
+    texts = task("pairs", rows, batch_size, kinds, seed).texts
+    plain = fill_batches(texts, batch_size, np.random.default_rng(seed))
+    budget = cost * batch_size + min(spare, cost - 1)
+    counted = fill_batches(texts, 1000, np.random.default_rng(seed), np.full(rows, cost), budget)
+    assert counted.rows.tolist() == plain.rows.tolist()
+    assert counted.edges.tolist() == plain.edges.tolist()
 
 
 @settings(max_examples=80, deadline=None)
