@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import ModernBertConfig, ModernBertModel, PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
 from components.core.errors import EmbedmillError, InputError, UsageError
+from components.training.fused import fused_info_nce
 from components.training.model import check_dims, load_model, save_model
 from components.training.pretrained import find_folder, read_transformer
 from components.training.tokens import Bags, tokenise
@@ -141,10 +142,7 @@ def test_chunks_give_the_gradients_of_one_graph(model: TransformerModel, bags: B
 
 
 def test_chunked_is_direct_without_dropout(model: TransformerModel, bags: Bags) -> None:
-    model.encoder.config.attention_probs_dropout_prob = 0.0
-    for module in model.encoder.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    without_dropout(model)
     grad_TD = torch.randn(len(bags), 32)
     found = []
     for tokens in (10_000, 60):
@@ -156,6 +154,44 @@ def test_chunked_is_direct_without_dropout(model: TransformerModel, bags: Bags) 
     torch.testing.assert_close(chunked_TD, direct_TD, rtol=0, atol=1e-6)
     for name, grad in direct.items():
         torch.testing.assert_close(chunked[name], grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_step_is_sentence_transformers_step(model: TransformerModel, tmp_path: Path) -> None:
+    """Loss and the gradient of every weight, packed and in closed form against padded and by autograd."""
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    model.add_dense(48, 5)
+    save_model(model, str(tmp_path / "model"), {})
+    theirs = SentenceTransformer(str(tmp_path / "model")).eval()
+    queries, passages = CORPUS, [f"{text} and more of it" for text in reversed(CORPUS)]
+    columns = [{**theirs.tokenizer(side, padding=True, return_tensors="pt")} for side in (queries, passages)]
+    loss = MultipleNegativesRankingLoss(theirs, scale=20.0)(
+        [{**column, "modality": "text"} for column in columns], torch.empty(0)
+    )
+    loss.backward()
+
+    without_dropout(model)
+    trainee = model.trainee(Passes())
+    embedding_TD = trainee.embed(tokenise(model.tokenizer, queries + passages, special=True), 0)
+    found = fused_info_nce(embedding_TD[:4], embedding_TD[4:], 20.0, [48], [1.0])
+    trainee.backward(torch.cat([found.query_grad, found.passage_grad]))
+    assert found.loss == pytest.approx(loss.item(), rel=1e-5)
+    gradient = {
+        **{f"encoder.{name}": weight.grad for name, weight in theirs[0].auto_model.named_parameters()},
+        **{f"dense.{name}": weight.grad for name, weight in theirs[2].linear.named_parameters()},
+    }
+    names = list(trainee.parameters)
+    ours, others = (
+        torch.cat([grads[name].flatten() for name in names])
+        for grads in ({name: weight.grad for name, weight in trainee.parameters.items()}, gradient)
+    )
+    assert float((ours - others).norm()) < 1e-5 * float(others.norm())
+
+
+def without_dropout(model: TransformerModel) -> None:
+    for module in model.encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
 
 
 def test_backward_leaves_this_batch_alone(model: TransformerModel, bags: Bags) -> None:
