@@ -86,8 +86,14 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
     """
     world, checkpoints, selection, start = run.world, run.checkpoints, run.selection, run.start
     log = History.of(start)
-    if start and selection:
-        selection.measured = list(start.values["dev"])
+    # those of a later phase are mined before the first one, so every checkpoint has all
+    every = [(f"{phase.name}/{one.task.name}", one) for phase in phases for one in phase.objectives]
+    mined = {name: one.negatives for name, one in every if one.negatives}
+    if start:
+        for name, negatives in mined.items():
+            negatives.load(_part(start.tensors, name))
+        if selection:
+            selection.measured = list(start.values["dev"])
     total, done, first = sum(len(phase.steps) for phase in phases), log.steps, 0
     run.cadence.began(done)
     run.monitor.began(done, total)
@@ -95,13 +101,10 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
         for phase in phases:
             steps, after = phase.steps, first + len(phase.steps)
             objectives = {objective.task.name: objective for objective in phase.objectives}
-            mined = {name: one.negatives for name, one in objectives.items() if one.negatives}
             learned = {name: value for objective in phase.objectives for name, value in objective.parameters.items()}
             engine = run.engine(trainee, phase.optimiser, world, learned)
             if start and first < done <= after:
                 engine.load(start.tensors)
-                for name, negatives in mined.items():
-                    negatives.load(_part(start.tensors, name))
             for number in range(max(first, done), after):
                 if selection and selection.hopeless:
                     break
@@ -117,9 +120,10 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                 norm = engine.step(rate)
                 done = number + 1
                 hardness: dict[str, float] = {}
-                for negatives in mined.values():
-                    told = negatives.finish_step(done, lambda: vectors_of(trainee.frozen(), tokens))
-                    hardness |= {f"negatives/{name}": value for name, value in told.items()}
+                for one in phase.objectives:
+                    if one.negatives:
+                        told = one.negatives.finish_step(done, lambda: vectors_of(trainee.frozen(), tokens))
+                        hardness |= {f"negatives/{name}": value for name, value in told.items()}
                 log.add(number, losses, rate, norm, int(length_T.sum()))
                 figures = {"lr": rate, **({} if norm is None else {"gradient_norm": norm}), **hardness}
                 if world.size > 1:

@@ -55,21 +55,6 @@ def peak_flops(device: str, half: bool) -> float | None:
     return None
 
 
-def transformer_flops(parameters: int, layers: int, hidden: int) -> Flops:
-    """Of an encoder with this many parameters outside its embedding tables.
-
-    Forward 2 operations a parameter and token, and 4 · length · hidden a layer and token for the two products of
-    attention; backward twice that (Chowdhery et al. 2022, appendix B). A second forward pass for memory's sake is not
-    counted, as it is no work of the model.
-    """
-
-    def flops(length_T: Lengths) -> float:
-        lengths = length_T.astype(np.float64)
-        return float(6.0 * parameters * lengths.sum() + 12.0 * layers * hidden * np.square(lengths).sum())
-
-    return flops
-
-
 class Monitor:
     """The progress line of one training on a terminal, nothing elsewhere, and a summary at its end.
 

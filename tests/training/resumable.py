@@ -96,7 +96,7 @@ def main() -> int:
     checkpoints = Checkpoints(folder / "checkpoints", "run", rank=world.rank, size=world.size)
     monitor = Monitor(curves=killer(folder, world, *fate[:2], fate[2:])) if fate else Monitor()
     start = checkpoints.latest()
-    if start is None or "retri_contrast:present" not in start.tensors:
+    if start is None:
         negatives.begin(vectors_of(trainee.vectors, tokens))
     try:
         log = train(trainee, tokens, phases, Run(checkpoints, Cadence(2), start, monitor=monitor, world=world))

@@ -38,9 +38,10 @@ def results(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("kind", ["static", "transformer"])
 def test_a_process_that_was_killed_goes_on(kind: str, tmp_path: Path) -> None:
     assert start(kind, tmp_path / "undisturbed") == 0
-    assert start(kind, tmp_path / "killed", 8, signal.SIGKILL, 0) == -signal.SIGKILL
+    assert start(kind, tmp_path / "killed", 14, signal.SIGKILL, 0) == -signal.SIGKILL
     assert start(kind, tmp_path / "killed") == 0
     (expected,), (found,) = results(tmp_path / "undisturbed"), results(tmp_path / "killed")
+    assert expected["negatives"]["minings"] > 0
     assert found == {**expected, "resumed": True}
     assert expected["negatives"]["replaced_in_all"] > 5
     assert expected["negatives"]["minings"] > 1
@@ -48,7 +49,7 @@ def test_a_process_that_was_killed_goes_on(kind: str, tmp_path: Path) -> None:
 
 def test_one_of_two_is_killed_and_torchrun_starts_both_again(tmp_path: Path) -> None:
     assert start("transformer", tmp_path / "undisturbed", processes=2) == 0
-    assert start("transformer", tmp_path / "killed", 8, signal.SIGKILL, 1, processes=2, restarts=1) == 0
+    assert start("transformer", tmp_path / "killed", 14, signal.SIGKILL, 1, processes=2, restarts=1) == 0
     first, second = results(tmp_path / "undisturbed")
     assert first == second
     assert results(tmp_path / "killed") == [{**first, "resumed": True}] * 2
@@ -65,7 +66,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_both_are_killed_and_started_again(two: dict[str, Any], tmp_path: Path) -> None:
-    assert start("static", tmp_path, 8, signal.SIGKILL, 0, 1, processes=2) != 0
+    assert start("static", tmp_path, 14, signal.SIGKILL, 0, 1, processes=2) != 0
     assert start("static", tmp_path, processes=2) == 0
     assert results(tmp_path) == [two, two]
 
