@@ -41,7 +41,6 @@ def test_a_process_that_was_killed_goes_on(kind: str, tmp_path: Path) -> None:
     assert start(kind, tmp_path / "killed", 14, signal.SIGKILL, 0) == -signal.SIGKILL
     assert start(kind, tmp_path / "killed") == 0
     (expected,), (found,) = results(tmp_path / "undisturbed"), results(tmp_path / "killed")
-    assert expected["negatives"]["minings"] > 0
     assert found == {**expected, "resumed": True}
     assert expected["negatives"]["replaced_in_all"] > 5
     assert expected["negatives"]["minings"] > 1
