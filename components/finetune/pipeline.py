@@ -43,8 +43,8 @@ def run(ctx: Context) -> None:
     negatives = hard_negatives(params, pairs, model.dims, session.world)
     if negatives is not None and not start:
         _mine(ctx, params, negatives, vectors_of(trainee.vectors, tokens, session.world))
-    matryoshka = Matryoshka.of(dims, params.matryoshka.reduction)
-    tasks = objectives(params, session.corpus, pairs, negatives or pairs.negatives, matryoshka, ctx.seed, tokens)
+    matryoshka = Matryoshka.of(params.matryoshka.dims or dims, params.matryoshka.reduction, params.matryoshka.weights)
+    tasks = objectives(params, session, pairs, negatives or pairs.negatives, matryoshka, tokens)
     phase = Phase("finetune", tasks, params.epochs, session.optimiser(params.lr), ctx.seed, schedule(params))
     selection = session.selection(model.tokenizer, how)
     log = session.train(trainee, tokens, [phase], checkpoints, start, selection)

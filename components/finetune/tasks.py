@@ -6,12 +6,13 @@ import numpy as np
 
 from components.core.errors import UsageError
 from components.finetune.params import FinetuneParams
-from components.training.corpus import Corpus, RetrievalRows, Rows
+from components.training.corpus import RetrievalRows, Rows
 from components.training.distributed import World
 from components.training.dynamic import HardNegatives, Pool, Rule
 from components.training.mining import Window
-from components.training.objectives import ClassContrast, Matryoshka, Objective, Retrieval, Similarity
+from components.training.objectives import ClassContrast, Matryoshka, Objective, Similarity
 from components.training.plan import Roles, Schedule
+from components.training.session import Session
 from components.training.settings import TASKS
 from components.training.tokens import SidedTokens
 
@@ -50,27 +51,18 @@ def hard_negatives(params: FinetuneParams, pairs: RetrievalRows, dims: int, worl
 
 def objectives(
     params: FinetuneParams,
-    corpus: Corpus,
+    session: Session,
     pairs: RetrievalRows,
     negatives: Rows | HardNegatives,
     matryoshka: Matryoshka,
-    seed: int,
     tokens: SidedTokens,
 ) -> list[Objective]:
     """The objectives of the tasks that have records; ``negatives`` are those of ``pairs``."""
-    graded, classes = corpus.similarity(tokens), corpus.classes(tokens, params.classes.negatives, seed)
+    graded = session.corpus.similarity(tokens)
+    classes = session.corpus.classes(tokens, params.classes.negatives, session.ctx.seed)
     counted = tokens if params.schedule.batch_tokens is not None else None
     found: list[Objective] = [
-        Retrieval(
-            pairs.query,
-            pairs.positive,
-            negatives,
-            pairs.repeat,
-            params.retrieval.batch_size,
-            1 / params.retrieval.temperature,
-            matryoshka,
-            params.precision == "bf16",
-        ),
+        session.retrieval(params.retrieval, "finetune.retrieval", pairs, negatives, matryoshka),
         Similarity(
             graded.left,
             graded.right,

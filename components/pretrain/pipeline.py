@@ -14,7 +14,7 @@ from components.training.encoder import Encoder, open_encoder
 from components.training.history import final_losses, write_losses, write_metrics
 from components.training.loop import Phase
 from components.training.model import Model, save_model
-from components.training.objectives import Distillation, Matryoshka, Retrieval
+from components.training.objectives import Distillation, Matryoshka
 from components.training.plan import Schedule
 from components.training.session import Session, readings
 from components.training.tokens import SidedTokens
@@ -39,7 +39,7 @@ def run(ctx: Context) -> None:
     checkpoints, start = session.checkpoints([tokenizer.to_str(), digest])
     model: Model = transformer or start_static(params, tokenizer, tokens, ctx.seed, teachers)
     dims = params.matryoshka.descending or [model.dims]
-    matryoshka = Matryoshka.of(dims, params.matryoshka.reduction)
+    matryoshka = Matryoshka.of(params.matryoshka.dims or dims, params.matryoshka.reduction, params.matryoshka.weights)
     phases = [
         *(_distillation(session, params, lang, teachers[lang], tokens, model.dims, matryoshka) for lang in distilled),
         *_contrast(session, params, tokens, distilled, matryoshka),
@@ -133,16 +133,7 @@ def _contrast(
     rows = session.corpus.retrieval(tokens, distilled)
     if params.objective in ("distill", "none") or not len(rows.query):
         return []
-    objective = Retrieval(
-        rows.query,
-        rows.positive,
-        rows.negatives,
-        rows.repeat,
-        params.contrast.batch_size,
-        1 / params.contrast.temperature,
-        matryoshka,
-        params.precision == "bf16",
-    )
+    objective = session.retrieval(params.contrast, "pretrain.contrast", rows, rows.negatives, matryoshka)
     wanted = params.schedule
     counted = tokens if wanted.batch_tokens is not None else None
     objective.task = rows.task(params.contrast.batch_size, counted)

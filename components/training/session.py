@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from components.core import environment
 from components.core.errors import UsageError
 from components.core.fingerprint import code_digest, digest_bytes, digest_json
@@ -15,18 +17,31 @@ from components.core.prompts import Prompts
 from components.core.step import Context
 from components.core.suite import load_suite
 from components.training.checkpoint import Cadence, Checkpoints, State
-from components.training.corpus import Corpus, read_corpus
+from components.training.corpus import ABSENT, Corpus, RetrievalRows, Rows, read_corpus
 from components.training.curves import Curves
 from components.training.devset import DevSet, Selection, dev_tasks
 from components.training.distributed import World
+from components.training.dynamic import HardNegatives
+from components.training.encoder import open_encoder
 from components.training.engine import Optimiser, check_zero, open_engine
+from components.training.guide import Guide
 from components.training.history import History, losses_csv
 from components.training.lanes import use_threads
 from components.training.loop import Phase, Run, train
+from components.training.losses import Terms
 from components.training.model import Model, StaticModel
 from components.training.monitor import Monitor, peak_flops
+from components.training.objectives import Matryoshka, Retrieval, ScoreDistillation
 from components.training.plan import check_world
-from components.training.settings import MaxTokens, SideTokens, TrainingParams, longest, side_limits
+from components.training.settings import (
+    GuideParams,
+    MaxTokens,
+    RetrievalParams,
+    SideTokens,
+    TrainingParams,
+    longest,
+    side_limits,
+)
 from components.training.tokens import PASSAGE, QUERY, SYMMETRIC, Reading, SidedTokens
 from components.training.trainee import Trainee
 from components.training.transformer import Passes, TransformerModel
@@ -165,6 +180,56 @@ class Session:
         trainee = model.trainee(passes)
         check_zero(trainee, params.zero, f"{self.ctx.step}.zero")
         return trainee
+
+    def retrieval(
+        self,
+        wanted: RetrievalParams,
+        key: str,
+        pairs: RetrievalRows,
+        negatives: Rows | HardNegatives,
+        matryoshka: Matryoshka,
+    ) -> Retrieval:
+        """The objective of these pairs; ``key`` is where ``wanted`` stands in params.yaml.
+
+        Raises UsageError if there is nothing that a query could be told apart from, or no teacher's score.
+        """
+        terms = Terms(wanted.in_batch, wanted.query_query, wanted.passage_passage, wanted.symmetric)
+        mined = isinstance(negatives, HardNegatives) or bool((negatives != ABSENT).any())
+        if len(pairs.query) and not (mined or any((terms.in_batch, terms.joint, terms.symmetric))):
+            raise UsageError(
+                f"{key}.in_batch: false leaves no negatives, for the records name none (text_neg) and none are mined"
+            )
+        distill = None
+        if wanted.distill is not None and len(pairs.query):
+            given = wanted.distill
+            distill = ScoreDistillation.of(pairs, given.kind, given.weight, given.temperature, f"{key}.distill")
+        return Retrieval(
+            pairs.query,
+            pairs.positive,
+            negatives,
+            pairs.repeat,
+            wanted.batch_size,
+            1 / wanted.temperature,
+            matryoshka,
+            self.params.precision == "bf16",
+            terms,
+            wanted.learn_temperature,
+            self._guide(wanted.guide, pairs) if wanted.guide is not None else None,
+            distill,
+        )
+
+    def _guide(self, wanted: GuideParams, pairs: RetrievalRows) -> Guide:
+        """The guide's vectors of the pairs' texts, made by the first process where they are not there yet."""
+        rows = np.unique(np.concatenate([pairs.query, pairs.positive, pairs.negatives[pairs.negatives != ABSENT]]))
+        encoder = open_encoder(wanted.model)
+        if not self.world.main:
+            self.world.barrier()
+        with self.ctx.progress(f"guide {encoder.name}", len(rows), "texts") as bar:
+            texts = self.corpus.texts(rows)
+            guide = Guide.of(encoder, texts, rows, wanted.kind, wanted.margin, self.ctx.workers, bar.advance)
+        if self.world.main:
+            self.world.barrier()
+        return guide
 
     def optimiser(self, lr: float) -> Optimiser:
         """AdamW at this peak rate."""

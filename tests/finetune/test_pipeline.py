@@ -150,3 +150,42 @@ def test_role_without_records_is_refused_before_anything_is_mined(capsys: pytest
     with pytest.raises(UsageError, match=r"^finetune.schedule.roles.similarity: 1 roles for an empty task"):
         finetune(schedule={"sampling": "balanced"})
     assert "hard negatives" not in capsys.readouterr().err
+
+
+def test_every_option_of_the_retrieval_loss_is_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = records()
+    for row in rows:
+        if row["task"] == "retri_contrast":
+            row["text_neg"] = ["def draw_nothing()\nDraws nothing at all."]
+            row["meta"] = json.dumps({"pos_score": 0.9, "neg_scores": [0.1]})
+    write_dataset("data/score", rows)
+    options = {
+        "learn_temperature": True,
+        "in_batch": False,
+        "symmetric": True,
+        "query_query": True,
+        "guide": {"model": "models/pretrain", "kind": "absolute", "margin": 0.5},
+        "distill": {"kind": "kl_div", "temperature": 0.1},
+    }
+    plain = finetune()
+    seen = {name: finetune(retrieval={"batch_size": 16, name: value}) for name, value in options.items()}
+    assert len({plain, *seen.values()}) == 1 + len(options)
+    together = {"retrieval": {"batch_size": 16, **options}, "matryoshka": {"weights": [1, 2, 1], "dims": [8, 16, 32]}}
+    undisturbed = finetune(2, **together)
+    start = Checkpoints.start
+
+    def start_and_fail(self: Checkpoints, step: int, state: Any, best: int | None) -> None:
+        start(self, step, state, best)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "start", start_and_fail)
+        finetune(**together, checkpoint={"steps": 10})
+    assert finetune(**together, checkpoint={"steps": 10}) == undisturbed
+
+
+def test_losses_without_negatives_or_scores_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"^finetune.retrieval.in_batch: false leaves no negatives"):
+        finetune(retrieval={"batch_size": 16, "in_batch": False}, mining={"negatives": 0})
+    with pytest.raises(UsageError, match=r"^finetune.retrieval.distill: no retrieval record has a teacher's scores"):
+        finetune(retrieval={"batch_size": 16, "distill": {}})
