@@ -45,6 +45,10 @@ def run(ctx: Context) -> None:
         _mine(ctx, params, negatives, vectors_of(trainee.vectors, tokens, session.world))
     matryoshka = Matryoshka.of(params.matryoshka.dims or dims, params.matryoshka.reduction, params.matryoshka.weights)
     tasks = objectives(params, session, pairs, negatives or pairs.negatives, matryoshka, tokens)
+    for name, rows in session.corpus.tasks().items():
+        left_out = rows - sum(len(task.task) for task in tasks if task.task.name == name)
+        if left_out:
+            ctx.log(f"{name}: {left_out:,} records left out: their sources have one grade for all pairs")
     phase = Phase("finetune", tasks, params.epochs, session.optimiser(params.lr), ctx.seed, schedule(params))
     selection = session.selection(model.tokenizer, how)
     log = session.train(trainee, tokens, [phase], checkpoints, start, selection)

@@ -248,17 +248,23 @@ class Corpus:
         )
 
     def similarity(self, store: TokenStore | SidedTokens) -> SimilarityRows:
-        """The graded pairs, labels scaled to 0–1 within each source: sources grade on scales of their own."""
+        """The graded pairs, labels scaled to 0–1 within each source: sources grade on scales of their own.
+
+        A source with one grade for all of its pairs has no scale and ranks nothing: its pairs are left out.
+        """
         at = np.flatnonzero(self._is_task("cosent"))
         notes = self._notes(at)
         label_N = notes["label"].to_numpy().astype(np.float64)
         ids, source_N = _origin(notes)
+        ranked_N = np.zeros(len(at), dtype=np.bool_)
         for source in np.unique(source_N):
             mine = source_N == source
             low, high = label_N[mine].min(), label_N[mine].max()
+            ranked_N[mine] = high > low
             label_N[mine] = (label_N[mine] - low) / ((high - low) or 1.0)
-        left, right = (store.rows(self._ids[name][at]) for name in ("text", "text_pair"))
-        return SimilarityRows(left, right, label_N, _repeats(notes), ids, source_N)
+        left_N, right_N = (store.rows(self._ids[name][at[ranked_N]]) for name in ("text", "text_pair"))
+        repeat_N = _repeats(notes)[ranked_N]
+        return SimilarityRows(left_N, right_N, label_N[ranked_N], repeat_N, ids[ranked_N], source_N[ranked_N])
 
     def classes(self, store: TokenStore | SidedTokens, negatives: int, seed: int) -> ClassRows:
         """The class records; one that names no other labels gets ``negatives`` drawn from those of its source."""

@@ -342,7 +342,7 @@ def plan_lines(plan: BatchPlan, epochs: int = 1, world: int = 1) -> list[str]:
         if schedule.batch_tokens:
             line += f" or {schedule.batch_tokens:,} tokens"
         if plan.schedule.sampling == "balanced":
-            line += f", {task['roles']} roles in every step"
+            line += f", {task['roles']} role{'s' if task['roles'] > 1 else ''} in every step"
         if task["passes"] > 1:
             line += f", drawn {task['passes']:.1f} times, each in a new order"
         lines.append(f"{line}; {task['left_over']:,} rows left over")

@@ -22,6 +22,7 @@ ROWS: list[dict[str, Any]] = [
     {"task": "retri_contrast", "text": "q2", "text_pos": "p2", "source": "a"},
     {"task": "retri_contrast", "text": "q3", "text_pos": "p3", "source": "a", "meta": {"group": '"repeat":7'}},
     {"task": "cosent", "text": "q1", "text_pair": "q2", "label": 1.0, "source": "b", "meta": {"repeat": 2}},
+    {"task": "cosent", "text": "q1", "text_pair": "q3", "label": 0.0, "source": "b"},
     {"task": "cls_contrast", "text": "q1", "text_pos": "c1", "source": "c", "meta": {"repeat": 5}},
     {"task": "cls_contrast", "text": "q2", "text_pos": "c2", "source": "c"},
 ]
@@ -30,7 +31,7 @@ ROWS: list[dict[str, Any]] = [
 @pytest.fixture
 def dataset(tmp_path: Path) -> str:
     uri = str(tmp_path / "data")
-    output = ShardOutput(record_table(ROWS), rejected_table([]), {"a": 3, "b": 1, "c": 2})
+    output = ShardOutput(record_table(ROWS), rejected_table([]), {"a": 3, "b": 2, "c": 2})
     build_dataset(uri, "test", [ShardTask("00000", "key", None)], lambda task: [output], "code", 1)
     return uri
 
@@ -62,7 +63,7 @@ def test_repeats_of_a_source_reach_the_rows_of_every_task(dataset: str, tokenize
     corpus = read_corpus(dataset)
     store = corpus.tokenised(tokenizer, tmp_path / "tokens")
     assert corpus.retrieval(store).repeat.tolist() == [3, 1, 1]
-    assert corpus.similarity(store).repeat.tolist() == [2]
+    assert corpus.similarity(store).repeat.tolist() == [2, 1]
     assert corpus.classes(store, 1, 0).repeat.tolist() == [5, 1]
 
 
@@ -89,6 +90,19 @@ def test_rows_know_their_texts_records_sources_and_scores(tokenizer: Tokenizer, 
     assert graded.label.tolist() == [0.0, 1.0]
     assert corpus.texts(graded.right) == ["s", "s"]
     assert corpus_of(rows[1:]).retrieval(store).score is None
+
+
+def test_labels_are_scaled_by_source_and_one_grade_alone_ranks_nothing(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    graded = {"task": "cosent", "text_pair": "s"}
+    labels = {"a": [1.0, 5.0, 2.0], "b": [1.0, 1.0], "c": [0.0, 1.0]}
+    rows = [{**graded, "text": f"{name}{k}", "label": label, "source": name} for name in labels
+            for k, label in enumerate(labels[name])]  # fmt: skip
+    corpus = corpus_of(rows).check()
+    similarity = corpus.similarity(corpus.tokenised(tokenizer, tmp_path / "tokens"))
+    assert similarity.label.tolist() == [0.0, 1.0, 0.25, 0.0, 1.0]
+    assert corpus.texts(similarity.left) == ["a0", "a1", "a2", "c0", "c1"]
+    assert similarity.source.tolist() == [0, 0, 0, 2, 2]
+    assert len(similarity.task(4)) == len(similarity.repeat) == len(similarity.id) == 5
 
 
 def test_texts_are_read_on_the_sides_their_records_put_them_on(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -375,7 +375,7 @@ def test_lines_tell_people_the_plan() -> None:
     lines = plan_lines(BatchPlan(tasks, 1, Schedule("balanced", roles=Roles(4, 1))), epochs=2, world=5)
     assert lines[0] == "balanced schedule: 20 steps in 2 epochs, 10 in the first"
     assert lines[1] == "retri_contrast: 42 rows in 10 batches of 4 rows, 4 roles in every step; 2 rows left over"
-    assert lines[2].startswith("cosent: 20 rows in 10 batches of 8 rows, 1 roles in every step, drawn 5.0 times")
+    assert lines[2].startswith("cosent: 20 rows in 10 batches of 8 rows, 1 role in every step, drawn 5.0 times")
     assert lines[3] == "cls_contrast: 30 rows without a role, not trained on"
     assert lines[4].startswith("step 0: retri_contrast × 4 [")
     assert lines[-1] == "5 processes share each step"
