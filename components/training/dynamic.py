@@ -324,15 +324,21 @@ class HardNegatives:
         self._first_N[items] = self._score_N[items] = _FRESH
 
     def _start_mining(self, vectors: VectorsOf) -> None:
-        """Mine this process's share of the waiting items in a thread of its own, on one core."""
+        """Mine this process's share of the waiting items in a thread of its own.
+
+        The thread keeps the number of PyTorch's threads that is set now: what training sets later must not reach it,
+        nor anything of its own reach training, since sums may depend on that number.
+        """
         import torch
 
         future: Future[Candidates] = Future()
+        begun = threading.Event()
         items = self._waiting[self._world.share(len(self._waiting))]
 
         def work() -> None:
+            torch.get_num_threads()  # the first call in a thread settles its number
+            begun.set()
             try:
-                torch.set_num_threads(1)  # of this thread
                 with alone():
                     future.set_result(self._pool.rank(items, vectors).candidates if len(items) else _NONE)
             except BaseException as error:
@@ -341,6 +347,7 @@ class HardNegatives:
         self._mining = future
         self._minings += 1
         threading.Thread(target=work, name="mining", daemon=True).start()
+        begun.wait()
 
     def _finish_mining(self) -> None:
         """Wait for the mining under way; bring the shares of all processes together."""

@@ -274,6 +274,30 @@ def test_training_goes_on_while_a_thread_mines() -> None:
     assert seen(hard, 20, 0.5)[0] == [98, 97]
 
 
+def test_threads_of_training_and_of_mining_are_apart() -> None:
+    told: list[int] = []
+    go_on = threading.Event()
+
+    def counting(rows: np.ndarray, side: int, dims: int) -> np.ndarray:
+        assert go_on.wait(10)
+        told.append(torch.get_num_threads())
+        return FAR(rows, side, dims)
+
+    before = torch.get_num_threads()
+    hard = negatives(last=5)
+    seen(hard, 1, 0.5)
+    seen(hard, 2, 0.25)
+    try:
+        torch.set_num_threads(2)
+        seen(hard, 3, 0.5, snapshot=counting)
+        torch.set_num_threads(1)
+        go_on.set()
+        seen(hard, 4, 0.5)
+        assert (told, torch.get_num_threads()) == ([2, 2], 1)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_goes_wrong_in_the_thread_is_raised() -> None:
     def broken(rows: np.ndarray, side: int, dims: int) -> np.ndarray:
         raise ValueError("no vectors")
