@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -153,5 +154,6 @@ def _local(uri: str) -> Iterator[Path]:
         for file in storage.list_files(uri):
             target = Path(folder, file.uri.removeprefix(uri.rstrip("/")).lstrip("/"))
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(storage.read_bytes(file.uri))
+            with storage.open_read(file.uri) as source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
         yield Path(folder)
