@@ -179,7 +179,15 @@ def _cell(study: Study, variant: str, settings: Mapping[str, Any], seed: int) ->
     _embedmill(study, "finetune", *options, *(f"--set={key}={json.dumps(value)}" for key, value in changes.items()))
     seconds = time.monotonic() - start
     metrics = json.loads((place / "metrics").read_text(encoding="utf-8"))
-    cell = {"settings": dict(settings), "scores": _scores(study, place / "output"), "metrics": metrics, "s": seconds}
+    logged = (place / "loss").read_text(encoding="utf-8").splitlines()[1:]
+    cell = {
+        "settings": dict(settings),
+        "scores": _scores(study, place / "output"),
+        "seconds": seconds,
+        "steps": len({line.partition(",")[0] for line in logged}),
+        "replaced": int(metrics["negatives"]["replaced_in_all"]),
+        "minings": int(metrics["negatives"]["minings"]),
+    }
     study.cells.mkdir(exist_ok=True)
     file.write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(place)
@@ -187,7 +195,8 @@ def _cell(study: Study, variant: str, settings: Mapping[str, Any], seed: int) ->
 
 
 def _pretrained(study: Study) -> dict[str, Any]:
-    return {"scores": _scores(study, study.folder / "models" / "pretrain"), "metrics": {}, "s": 0.0}
+    scores = _scores(study, study.folder / "models" / "pretrain")
+    return {"scores": scores, "seconds": 0.0, "steps": 0, "replaced": 0, "minings": 0}
 
 
 def _scores(study: Study, model: Path) -> dict[str, float]:
@@ -230,17 +239,10 @@ def _result(study: Study, rows: Mapping[str, int], found: Mapping[str, Sequence[
             for group, of in groups.items()
             if of
         }
-        steps = [sum(cell["metrics"]["steps"].values()) for cell in cells if cell["metrics"]]
-        replaced = [cell["metrics"].get("negatives", {}).get("replaced") for cell in cells if cell["metrics"]]
-        lines.append(
-            [
-                variant,
-                *map(_spread, (*by_task.values(), *means.values())),
-                steps[0] if steps else None,
-                _first(replaced),
-            ]
-        )
-        values[variant] = {"tasks": by_task, "means": means, "seconds": [cell["s"] for cell in cells], "steps": steps}
+        scores = [_spread(each) for each in (*by_task.values(), *means.values())]
+        told = {key: [cell[key] for cell in cells] for key in ("seconds", "steps", "replaced", "minings")}
+        lines.append([variant, *scores, told["steps"][0], round(statistics.mean(told["replaced"]))])
+        values[variant] = {"tasks": by_task, "means": means, **told}
     note = (
         f"Spearman of the cosine (graded pairs, dev sets that were kept out of training) and nDCG@10 (retrieval, other "
         f"sets than those trained on), in percent at {DIMS[0]} dimensions: mean ± standard deviation over seeds "
@@ -251,17 +253,13 @@ def _result(study: Study, rows: Mapping[str, int], found: Mapping[str, Sequence[
         f"many in each of {ROLES} roles. DHNM checks every {DYNAMIC['check_every']} steps. Nothing of the old weights "
         f"is mixed in (keep 0), weight of CoSENT 0.8."
     )
-    header = ("", *names, *(group for group, of in groups.items() if of), "steps", "replaced")
+    header = ("", *names, *(group for group, of in groups.items() if of), "steps", "negatives replaced")
     return Result("ablation", [Table("Quality at equal steps", header, lines, note)], values, versions(("torch",)))
 
 
 def _spread(values: Sequence[float]) -> str:
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{spread}"
-
-
-def _first(values: Sequence[Any]) -> Any:
-    return values[0] if values else None
 
 
 def main(arguments: Sequence[str]) -> None:

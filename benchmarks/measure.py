@@ -52,7 +52,8 @@ class Result:
     def markdown(self) -> str:
         """Its tables, and the command, machine and versions that made them."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        made = f"`python benchmarks/{self.script} {self.part}` · {hardware()} · {versions}"
+        part = "" if self.script == f"{self.part}.py" else f" {self.part}"  # which is all that the script measures
+        made = f"`python benchmarks/{self.script}{part}` · {hardware()} · {versions}"
         return "\n\n".join([*(table.markdown() for table in self.tables), f"<sub>{made}</sub>"])
 
     def save(self) -> None:

@@ -66,13 +66,13 @@ def table(rows: int, dims: int) -> Any:
 class Ours:
     """Our trainee, loss and engine."""
 
-    def __init__(self, shape: Shape, bf16: bool) -> None:
+    def __init__(self, shape: Shape, bf16: bool, device: str = "cpu") -> None:
         from components.training.distributed import World
         from components.training.engine import Optimiser, TorchEngine
         from components.training.trainee import StaticTrainee
 
         self._tokenizer, self._dims, self._bf16 = tokenizer(), shape.dims, bf16
-        self._trainee = StaticTrainee(table(self._tokenizer.get_vocab_size(), shape.dims[-1]))
+        self._trainee = StaticTrainee(table(self._tokenizer.get_vocab_size(), shape.dims[-1]).to(device))
         self._engine = TorchEngine(self._trainee, Optimiser(lr=RATE, warmup=0.0), World())
 
     def read(self, batch: Sequence[tuple[str, str]]) -> Any:
@@ -108,7 +108,7 @@ class Ours:
 class Peer:
     """Its StaticEmbedding and losses, stepped by PyTorch's AdamW as its trainer does."""
 
-    def __init__(self, shape: Shape, bf16: bool) -> None:
+    def __init__(self, shape: Shape, bf16: bool, device: str = "cpu") -> None:
         import torch
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
@@ -116,7 +116,8 @@ class Peer:
 
         read = tokenizer()
         module = StaticEmbedding(read, embedding_weights=table(read.get_vocab_size(), shape.dims[-1]))
-        self._model, self._bf16 = SentenceTransformer(modules=[module], device="cpu"), bf16
+        self._model, self._bf16 = SentenceTransformer(modules=[module], device=device), bf16
+        self._device = device
         inner = MultipleNegativesRankingLoss(self._model, scale=SCALE)
         self._loss = MatryoshkaLoss(self._model, inner, matryoshka_dims=list(shape.dims[::-1]))
         self._adamw = torch.optim.AdamW(self._model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
@@ -129,8 +130,9 @@ class Peer:
         """One training step; its loss."""
         import torch
 
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
-            loss = self._loss([dict(side) for side in features], torch.zeros(0))
+        placed = [{name: tensor.to(self._device) for name, tensor in side.items()} for side in features]
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
+            loss = self._loss(placed, torch.zeros(0))
         loss.backward()
         self._adamw.step()
         self._adamw.zero_grad()
