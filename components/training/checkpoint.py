@@ -5,9 +5,8 @@ to step, and a fingerprint of inputs, parameters and code: one from anything els
 is unpickled: tensors are safetensors, the rest is JSON.
 
 A thread writes while training goes on, from a copy of the state; a state that is large for the memory that is left is
-written at once instead. With several processes each writes its own files into one folder on a file system that all
-share, and the first commits it once all have finished theirs; they meet in that folder alone, never in a collective,
-which only the training thread may enter.
+written at once instead. The state is the same in every process, so the first one writes it, and as many as one likes go
+on from it. The others see on the file system, which all share, that it is there: a thread may enter no collective.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -32,26 +31,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MARKER = "COMPLETE"
-_SHARED, _VALUES = "state.safetensors", "state.json"
+_TENSORS, _VALUES = "state.safetensors", "state.json"
+_PARTIAL, _FAILED = ".partial-", ".failed"
 _COPY_SHARE = 0.25  # of the free memory: what a copy of the state may take while training goes on
 _POLL_SECONDS = 0.02
-_GIVE_UP_SECONDS = 5.0  # after a failure elsewhere, how long the others' files are waited for
+_GIVE_UP_SECONDS = 5.0  # after a failure elsewhere, how long the first process is waited for
 
 
 @dataclass(frozen=True)
 class State:
-    """What the loop carries: tensors by name, and small values (position, log) as a JSON object.
-
-    Both are the same in every process; ``own`` are the tensors that only this one has (a partition of the optimiser's
-    state). ``write`` writes what an engine keeps in files of its own into a folder that all processes share; it is
-    called in the training thread. ``folder`` is where such files lie in a state that was read.
-    """
+    """What the loop carries: tensors by name, and small values as a JSON object; all of it in the main process."""
 
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Any]
-    own: Mapping[str, Tensor] = field(default_factory=dict)
-    write: Callable[[Path], None] | None = None
-    folder: Path | None = None
 
 
 class Cadence:
@@ -77,13 +69,13 @@ class Cadence:
 class Checkpoints:
     """The checkpoints of one training under ``folder``; ``fingerprint`` says what they may be resumed by.
 
-    The last ``keep`` are kept, and beside them the one that ``start`` was told is best.
+    The last ``keep`` are kept, and beside them the one that ``start`` was told is best. Of several processes the
+    ``main`` one writes.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, keep: int = 2, rank: int = 0, size: int = 1) -> None:
+    def __init__(self, folder: Path, fingerprint: str, keep: int = 2, main: bool = True) -> None:
         self.fingerprint = fingerprint
-        self._folder, self._keep = folder, keep
-        self._rank, self._size = rank, size
+        self._folder, self._keep, self._main = folder, keep, main
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._failed = threading.Event()
@@ -100,20 +92,15 @@ class Checkpoints:
         for the same steps. Raises InputError if this or the earlier one cannot be written.
         """
         self.wait()
-        partial = self._partial(step)
-        partial.mkdir(parents=True, exist_ok=True)
-        if state.write is not None:
-            state.write(partial)
+        if not self._main:
+            self._begin(self._await, step)
         # what lies on a GPU is not in this memory yet, so all of it is counted
-        size = sum(tensor.nbytes for part in (state.tensors, state.own) for tensor in part.values())
-        if size > _COPY_SHARE * free_bytes():
+        elif sum(tensor.nbytes for tensor in state.tensors.values()) > _COPY_SHARE * free_bytes():
             self._save(step, state, best)
             self.wait()
-            return
-        values = json.loads(json.dumps(state.values))
-        copied = replace(state, tensors=_copied(state.tensors), values=values, own=_copied(state.own))
-        self._thread = threading.Thread(target=self._save, args=(step, copied, best), name="checkpoint", daemon=True)
-        self._thread.start()
+        else:
+            values = json.loads(json.dumps(state.values))
+            self._begin(self._save, step, State(_copied(state.tensors), values), best)
 
     def save(self, step: int, state: State, best: int | None = None) -> None:
         """``start``, and wait until the checkpoint counts."""
@@ -137,7 +124,7 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish what is being written; after a failure, wait no longer than a moment for other processes' files."""
+        """Finish what is being written; after a failure, wait no longer than a moment for the first process."""
         if kind is None:
             self.wait()
             return
@@ -149,14 +136,14 @@ class Checkpoints:
         """The newest state whose marker vouches for every file and carries this fingerprint, or None.
 
         To be called before the first ``start``, in every process; what a killed run left unfinished is removed.
-        Raises InputError if the state holds parts of another number of processes.
         """
-        if self._rank == 0:
-            for left in self._folder.glob(".partial*"):
+        if self._main:
+            for left in self._folder.glob(f"{_PARTIAL}*"):
                 shutil.rmtree(left)
+            (self._folder / _FAILED).unlink(missing_ok=True)
         for folder in reversed(self._finished()):
             if _vouched(folder, self.fingerprint):
-                return self._read(folder)
+                return _read(folder)
         return None
 
     def read(self, step: int) -> State:
@@ -164,70 +151,52 @@ class Checkpoints:
         folder = self._folder / f"{step:08d}"
         if not _vouched(folder, self.fingerprint):
             raise InputError(f"{folder}: damaged or from another run; remove {self._folder} to train from the start")
-        return self._read(folder)
+        return _read(folder)
 
     def clear(self) -> None:
         """Remove all checkpoints: the step's outputs are committed."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _save(self, step: int, state: State, best: int | None) -> None:
+    def _begin(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._thread = threading.Thread(target=self._noting_errors, args=(work, *arguments), daemon=True)
+        self._thread.start()
+
+    def _noting_errors(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
-            partial = self._partial(step)
-            written = self._write_files(partial, state)
-            # the name changes last, so that no half-written list is read
-            _write_durably(partial / f"{_list_name(self._rank)}.part", json_document(written))
-            (partial / f"{_list_name(self._rank)}.part").rename(partial / _list_name(self._rank))
-            if self._rank == 0:
-                self._commit(step, partial)
-                self._prune(best)
-            else:
-                self._await(lambda: not partial.exists())
-                if not (self._folder / f"{step:08d}" / _MARKER).exists():
-                    raise InputError(f"{partial}: the first process could not finish this checkpoint")
+            work(*arguments)
         except BaseException as error:
             self._error = error
-            if self._rank == 0:  # the others wait for this folder to go
-                shutil.rmtree(partial, ignore_errors=True)
 
-    def _write_files(self, partial: Path, state: State) -> dict[str, str]:
-        written = {}
-        if self._rank == 0:
-            written[_SHARED] = write_tensors(partial / _SHARED, state.tensors)
+    def _save(self, step: int, state: State, best: int | None) -> None:
+        partial = self._folder / f"{_PARTIAL}{step:08d}"
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
             values = json.dumps(state.values, sort_keys=True).encode()
+            digests = {_TENSORS: write_tensors(partial / _TENSORS, state.tensors), _VALUES: digest_bytes(values)}
             _write_durably(partial / _VALUES, values)
-            written[_VALUES] = digest_bytes(values)
-        if state.own:
-            name = _own_name(self._rank)
-            written[name] = write_tensors(partial / name, state.own)
-        return written
+            marker = {"fingerprint": self.fingerprint, "sha256": digests}
+            _write_durably(partial / _MARKER, json_document(marker))
+            _sync(partial)
+            target = self._folder / f"{step:08d}"
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            _sync(self._folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            (self._folder / _FAILED).touch()
+            raise
+        self._prune(best)
 
-    def _commit(self, step: int, partial: Path) -> None:
-        digests: dict[str, str] = {}
-        for rank in range(self._size):
-            listed = partial / _list_name(rank)
-            self._await(listed.exists)
-            digests |= json.loads(listed.read_bytes())
-            listed.unlink()
-        for path in _files(partial):  # those that an engine wrote by itself
-            name = path.relative_to(partial).as_posix()
-            if name not in digests:
-                _sync(path)
-                digests[name] = digest_file(path)
-        marker = {"fingerprint": self.fingerprint, "processes": self._size, "sha256": digests}
-        _write_durably(partial / _MARKER, json_document(marker))
-        _sync(partial)
-        target = self._folder / f"{step:08d}"
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        _sync(self._folder)
-
-    def _await(self, met: Callable[[], bool]) -> None:
+    def _await(self, step: int) -> None:
+        """Return when the first process has written the checkpoint. Raises InputError if it could not."""
         deadline = None
-        while not met():
+        while not (self._folder / f"{step:08d}" / _MARKER).exists():
+            if (self._folder / _FAILED).exists():
+                raise InputError(f"{self._folder}: the first process could not write the checkpoint")
             if self._failed.is_set():
                 deadline = deadline or time.monotonic() + _GIVE_UP_SECONDS
                 if time.monotonic() > deadline:
-                    raise InputError(f"{self._folder}: another process ended before its part was written")
+                    return
             time.sleep(_POLL_SECONDS)
 
     def _prune(self, best: int | None) -> None:
@@ -238,36 +207,14 @@ class Checkpoints:
                 (folder / _MARKER).unlink(missing_ok=True)  # first, so that a part of it is no checkpoint
                 shutil.rmtree(folder)
 
-    def _read(self, folder: Path) -> State:
-        from safetensors.torch import load_file
-
-        processes = json.loads((folder / _MARKER).read_bytes())["processes"]
-        if processes != self._size and any(folder.glob("process-*")):
-            raise InputError(
-                f"{folder}: holds the parts of {processes} processes, and there are {self._size} now; "
-                f"start as many, or remove {self._folder}"
-            )
-        own = folder / _own_name(self._rank)
-        return State(
-            load_file(folder / _SHARED),
-            json.loads((folder / _VALUES).read_bytes()),
-            load_file(own) if own.exists() else {},
-            folder=folder,
-        )
-
-    def _partial(self, step: int) -> Path:
-        return self._folder / f".partial-{step:08d}"
-
     def _finished(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("[0-9]*") if path.is_dir())
 
 
-def _own_name(rank: int) -> str:
-    return f"process-{rank:04d}.safetensors"
+def _read(folder: Path) -> State:
+    from safetensors.torch import load_file
 
-
-def _list_name(rank: int) -> str:
-    return f".written-{rank:04d}"
+    return State(load_file(folder / _TENSORS), json.loads((folder / _VALUES).read_bytes()))
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

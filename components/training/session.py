@@ -141,9 +141,7 @@ class Session:
             code_digest("components.core", "components.training", f"components.{self.ctx.step}"),
         ]
         folder = WORK / "checkpoints" / self.ctx.step
-        checkpoints = Checkpoints(
-            folder, digest_json(origin), self.params.checkpoint.keep, self.world.rank, self.world.size
-        )
+        checkpoints = Checkpoints(folder, digest_json(origin), self.params.checkpoint.keep, self.world.main)
         start = checkpoints.latest()
         if start:
             self.ctx.log(f"goes on after step {History.of(start).steps}")

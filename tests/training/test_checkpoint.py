@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -115,72 +116,50 @@ def test_state_too_large_for_a_copy_is_written_at_once(tmp_path: Path, monkeypat
     assert checkpoints.read(1).values == {"log": [1]}
 
 
-def test_failed_write_is_one_clear_line_and_leaves_the_last_good_one(tmp_path: Path) -> None:
+def full(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
+    return write_tensors(Path("/dev/full"), tensors)
+
+
+def test_failed_write_is_one_clear_line_and_leaves_the_last_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoints = Checkpoints(tmp_path / "kept", "run")
     checkpoints.save(1, state(1))
 
-    def full(folder: Path) -> None:
-        (folder / "state.safetensors").symlink_to("/dev/full")
-
-    checkpoints.start(2, State({"weight": torch.ones(4096)}, {}, write=full))
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    checkpoints.start(2, state(2))
     with pytest.raises(InputError, match="cannot be written \\(No space left on device\\)"):
         checkpoints.wait()
+    with pytest.raises(InputError, match="the first process could not write"):
+        Checkpoints(tmp_path / "kept", "run", main=False).save(2, state(2))
     latest = checkpoints.latest()
     assert latest is not None
     assert latest.values == {"log": [1]}
 
 
-def test_several_processes_write_one_checkpoint(tmp_path: Path) -> None:
-    both = [Checkpoints(tmp_path, "run", rank=rank, size=2) for rank in (0, 1)]
-
-    def parts(rank: int) -> State:
-        def write(folder: Path) -> None:
-            (folder / "engine").mkdir(exist_ok=True)
-            (folder / "engine" / f"of-{rank}.bin").write_bytes(bytes([rank]))
-
-        return State({"weight": torch.ones(3)}, {}, {"moment": torch.full((2,), float(rank))}, write)
-
-    both[0].start(5, parts(0))
-    time.sleep(0.1)
-    assert both[0].busy
-    assert not (tmp_path / "00000005").exists()
-    both[1].save(5, parts(1))
-    both[0].wait()
-    assert names(tmp_path / "00000005") == [
-        *("COMPLETE", "engine", "process-0000.safetensors", "process-0001.safetensors"),
-        *("state.json", "state.safetensors"),
-    ]
-    for rank in (0, 1):
-        latest = both[rank].latest()
-        assert latest is not None
-        assert latest.own["moment"].tolist() == [rank, rank]
-        assert latest.folder is not None
-        assert (latest.folder / "engine" / f"of-{rank}.bin").read_bytes() == bytes([rank])
-    with pytest.raises(InputError, match="parts of 2 processes, and there are 1 now"):
-        Checkpoints(tmp_path, "run").latest()
-    (tmp_path / "00000005" / "engine" / "of-1.bin").write_bytes(b"x")
-    assert both[0].latest() is None
-
-
-def test_state_that_is_the_same_everywhere_is_resumed_by_any_number_of_processes(tmp_path: Path) -> None:
-    both = [Checkpoints(tmp_path, "run", rank=rank, size=2) for rank in (0, 1)]
-    both[0].start(5, state(5))
-    both[1].save(5, state(5))
-    both[0].wait()
-    for rank in range(3):
-        latest = Checkpoints(tmp_path, "run", rank=rank, size=3).latest()
+def test_another_process_waits_until_the_first_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let = slowly(monkeypatch)
+    first, second = Checkpoints(tmp_path, "run"), Checkpoints(tmp_path, "run", main=False)
+    first.start(5, state(5))
+    second.start(5, state(5))
+    assert second.latest() is None
+    assert second.busy
+    let.set()
+    second.wait()
+    assert names(tmp_path / "00000005") == ["COMPLETE", "state.json", "state.safetensors"]
+    for process in (first, second):
+        latest = process.latest()
         assert latest is not None
         assert latest.values == {"log": [5]}
 
 
 def test_process_that_ended_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_GIVE_UP_SECONDS", 0.05)
-    first = Checkpoints(tmp_path, "run", rank=0, size=2)
-    with pytest.raises(KeyboardInterrupt), first:
-        first.start(1, state(1))
+    second = Checkpoints(tmp_path, "run", main=False)
+    with pytest.raises(KeyboardInterrupt), second:
+        second.start(1, state(1))
         raise KeyboardInterrupt
-    assert first.latest() is None
-    assert names(tmp_path) == []
+    assert not second.busy
 
 
 def test_checkpoints_are_due_by_steps_or_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:

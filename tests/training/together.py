@@ -111,7 +111,7 @@ def learn(
         engine.step = watch  # type: ignore[method-assign]
         return engine
 
-    checkpoints = Checkpoints(folder, "run", rank=world.rank, size=world.size)
+    checkpoints = Checkpoints(folder, "run", main=world.main)
     planned = phase(tokens, lr)
     check_world(planned.plan, world.size)
     log = train(
