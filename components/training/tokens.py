@@ -234,6 +234,7 @@ class SidedTokens:
 
     def _by_store(self, texts: Texts) -> Iterator[tuple[npt.NDArray[np.bool_], TokenStore, Rows]]:
         """Which texts read from each store that they use, [T], and their rows in it."""
+        found = 0
         for store in self.stores:
             rows_T = np.full(len(texts), ABSENT, dtype=np.int64)
             here_T = np.zeros(len(texts), dtype=np.bool_)
@@ -244,10 +245,11 @@ class SidedTokens:
                     rows = texts.rows[on_side_T]
                     rows_T[on_side_T] = rows if place_N is None else place_N[rows]
             rows = rows_T[here_T]
-            if len(rows):
-                if rows.min() < 0:
-                    raise LookupError(f"{int((rows < 0).sum())} texts were not tokenised for the side they are on")
+            found += int((rows >= 0).sum())
+            if len(rows) and rows.min() >= 0:
                 yield here_T, store, rows
+        if found < len(texts):
+            raise LookupError(f"{len(texts) - found} texts were not tokenised for the side they are on")
 
 
 def read_sides(

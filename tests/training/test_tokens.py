@@ -121,6 +121,8 @@ def test_sides_that_read_alike_share_a_store_and_a_text_is_tokenised_only_where_
     assert [len(store) for store in tokens.stores] == [2, 3]
     with pytest.raises(LookupError, match="1 texts were not tokenised for the side"):
         tokens.bags(Texts.of(tokens.rows_of([RAW[4]]), QUERY))
+    with pytest.raises(LookupError, match="2 texts were not tokenised for the side"):
+        SidedTokens(tokens.text_ids, {}).lengths(Texts.of(tokens.rows_of(RAW[:2]), QUERY))
 
 
 def test_stores_of_sides_are_made_once_and_again_when_a_prompt_changes(bert_like: Tokenizer, tmp_path: Path) -> None:
