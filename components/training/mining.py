@@ -140,7 +140,7 @@ class Index:
             self.recall = self._recall(sample, self._worst(sample))
             return
         self._lists = _Lists(passage_PD)
-        self._codes_PD = passage_codes(passage_PD[self._lists.places])
+        self._codes_PD = passage_codes(passage_PD)[self._lists.places]
         self.stretch = _STRETCH * LANES
         worst_S1 = self._worst(sample)
         self.recall = self._recall(sample, worst_S1)
@@ -160,21 +160,17 @@ class Index:
         def work(lane: int) -> None:
             for start in range(lane * size, len(query_BD), LANES * size):
                 rows = slice(start, start + size)
-                if self._lists is None:
-                    place_BK[rows] = scan(codes_BD[rows], self._codes_PD, self._keep)
-                else:
+                if self._lists is not None:
                     place_BK[rows] = self._lists.scan(codes_BD[rows], self._codes_PD, self._keep)
+                elif self._device == "cpu":
+                    place_BK[rows] = scan(codes_BD[rows], self._codes_PD, self._keep)
                 for first in range(start, min(start + size, len(query_BD)), _RESCORED):
                     few = slice(first, min(first + _RESCORED, start + size))
                     score_BR[few], place_BR[few] = self._rescored(query_BD[few], place_BK[few])
 
         if self._device != "cpu":
             place_BK[:] = scan_on_device(codes_BD, self._codes_PD, self._keep, self._device)
-            for first in range(0, len(query_BD), _RESCORED):
-                few = slice(first, first + _RESCORED)
-                score_BR[few], place_BR[few] = self._rescored(query_BD[few], place_BK[few])
-        else:
-            in_lanes(work)
+        in_lanes(work)
         return score_BR, place_BR
 
     def _rescored(self, query_BD: Vectors, place_BK: Places) -> tuple[Vectors, Places]:

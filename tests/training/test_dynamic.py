@@ -393,3 +393,4 @@ def test_mean_cosines_are_the_means_of_cosines() -> None:
     np.testing.assert_allclose(positive, cosine.diagonal(), rtol=1e-6)
     np.testing.assert_allclose(negative[:2], [cosine[0, 3:].mean(), cosine[1, 0]], rtol=1e-5)
     assert np.isnan(negative[2])
+    assert np.isnan(mean_cosines(query, passage, np.full((3, 2), ABSENT))[1]).all()

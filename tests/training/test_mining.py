@@ -114,6 +114,14 @@ def test_partial_sorts_of_a_device_find_the_same() -> None:
     assert np.array_equal(np.take_along_axis(scores, there, axis=1), best)
 
 
+def test_a_device_gives_the_scores_and_order_of_the_processor() -> None:
+    passages, queries = clusters(3000, 32, 0), clusters(300, 32, 1)
+    # PyTorch's other name of the processor goes the way of a GPU
+    here, there = (Index(passages, queries, 20, device).search(queries) for device in ("cpu", "cpu:0"))
+    assert np.array_equal(here[0], there[0])
+    assert np.array_equal(here[1], there[1])
+
+
 def test_processors_without_eight_bit_products_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
