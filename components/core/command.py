@@ -23,9 +23,11 @@ def step_command(step: Step, all_sections: Callable[[], Mapping[str, type[Sectio
     """The click command of a step. `all_sections` gives every known section, to catch a misspelt one."""
     options: list[click.Parameter] = [_port_option(port) for port in (*step.inputs, *step.outputs)]
     options += params_options()
+    if step.forecast:
+        options.append(click.Option(["--dry-run"], is_flag=True, help="Print plan, memory and cost; change nothing."))
 
-    def run(params: str, assignments: tuple[str, ...], **paths: str | None) -> None:
-        run_step(step, params, assignments, paths, all_sections())
+    def run(params: str, assignments: tuple[str, ...], dry_run: bool = False, **paths: str | None) -> None:
+        run_step(step, params, assignments, paths, all_sections(), dry_run)
 
     return click.Command(step.name, params=options, callback=run, help=step.summary, short_help=step.summary)
 
@@ -46,10 +48,12 @@ def run_step(
     assignments: Sequence[str],
     paths: Mapping[str, str | None],
     known: Mapping[str, type[Section]],
+    forecast: bool = False,
 ) -> None:
     """Validate parameters and inputs, then run the step as the only writer of its outputs.
 
-    Of several processes that run it together the first one is the writer, and holds the lock for all.
+    Of several processes that run it together the first one is the writer, and holds the lock for all. With
+    ``forecast`` only what a run would take is said, which writes nothing.
     """
     together = environment.processes() > 1
     if "DVC_STAGE" in os.environ or together:
@@ -65,6 +69,9 @@ def run_step(
     for port in step.inputs:
         if port.name in inputs:
             _check_input(port, inputs[port.name])
+    if forecast:
+        step.execute(Context(step.name, run, sections, inputs, outputs, parameters), forecast)
+        return
     writer: AbstractContextManager[None] = nullcontext()
     if environment.rank() == 0:
         for uri in outputs.values():

@@ -21,6 +21,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+class CostParams(Section):
+    """What `--dry-run` reckons with."""
+
+    gpu: str = Field(default="H100", description="Name of the GPU.")
+    gpus: int = Field(default=1, ge=1, description="How many train together.")
+    mfu: float = Field(default=0.4, gt=0, le=1, description="Share of the GPU's peak that training reaches.")
+    price: float = Field(default=2.5, ge=0, description="Price of a GPU-hour, in any currency.")
+
+
 class RunParams(Section):
     """How to run: shared by every step."""
 
@@ -32,6 +41,7 @@ class RunParams(Section):
     executor: Literal["loky", "ray"] = Field(
         "loky", description="Where workers run: loky: processes here; ray: a Ray cluster (RAY_ADDRESS, else one here)."
     )
+    cost: CostParams = Field(default=CostParams(), description="What --dry-run of a training step reckons with.")
 
 
 def read_params(path: str | Path) -> dict[str, Any]:

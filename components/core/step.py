@@ -51,9 +51,12 @@ class Step:
     parallel: bool = False
     """Whether several processes, started by torchrun, may run it together."""
 
-    def execute(self, context: Context) -> None:
-        """Import the step's code and run it."""
-        module, _, function = self.run.partition(":")
+    forecast: str | None = None
+    """Names the function that says what a run would take, without running ("package.module:function")."""
+
+    def execute(self, context: Context, forecast: bool = False) -> None:
+        """Import the step's code and run it, or its forecast."""
+        module, _, function = str(self.forecast if forecast else self.run).partition(":")
         getattr(importlib.import_module(module), function)(context)
 
 

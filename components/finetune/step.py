@@ -23,4 +23,5 @@ STEP = Step(
     image="train",
     resources=Resources(cpu=2, memory_gib=8),
     parallel=True,
+    forecast="components.finetune.forecast:run",
 )

@@ -31,7 +31,7 @@ def hard_negatives(params: FinetuneParams, pairs: RetrievalRows, dims: int, worl
     mining = params.mining
     if not mining.negatives or not len(pairs.query):
         return None
-    passage_P, wanted = np.unique(pairs.positive), mining.negatives * _retrieval_roles(params)
+    passage_P, wanted = np.unique(pairs.positive), mining.negatives * retrieval_roles(params)
     if len(passage_P) <= wanted:
         raise UsageError(
             f"finetune.mining.negatives: {wanted} for a query, the records have {len(passage_P)} distinct passages; "
@@ -46,7 +46,7 @@ def hard_negatives(params: FinetuneParams, pairs: RetrievalRows, dims: int, worl
         world.device.type,
     )
     rule = Rule(**mining.dynamic.model_dump()) if mining.dynamic else None
-    return HardNegatives(pool, mining.negatives, rule, pairs.negatives, _retrieval_roles(params), world)
+    return HardNegatives(pool, mining.negatives, rule, pairs.negatives, retrieval_roles(params), world)
 
 
 def objectives(
@@ -85,7 +85,7 @@ def objectives(
         ),
     ]
     tasks = (
-        pairs.task(params.retrieval.batch_size, counted, params.mining.negatives * _retrieval_roles(params)),
+        pairs.task(params.retrieval.batch_size, counted, params.mining.negatives * retrieval_roles(params)),
         graded.task(params.similarity.batch_size, counted),
         classes.task(params.classes.batch_size, counted),
     )
@@ -107,6 +107,6 @@ def schedule(params: FinetuneParams) -> Schedule:
     )
 
 
-def _retrieval_roles(params: FinetuneParams) -> int:
+def retrieval_roles(params: FinetuneParams) -> int:
     """How many roles bring negatives of their own."""
     return params.schedule.roles.retrieval if params.schedule.sampling == "balanced" else 1

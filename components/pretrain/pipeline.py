@@ -42,7 +42,7 @@ def run(ctx: Context) -> None:
     matryoshka = Matryoshka.of(params.matryoshka.dims or dims, params.matryoshka.reduction, params.matryoshka.weights)
     phases = [
         *(_distillation(session, params, lang, teachers[lang], tokens, model.dims, matryoshka) for lang in distilled),
-        *_contrast(session, params, tokens, distilled, matryoshka),
+        *contrast(session, params, tokens, distilled, matryoshka),
     ]
     trainee, selection = session.trainee(model), session.selection(tokenizer, how)
     log = session.train(trainee, tokens, phases, checkpoints, start, selection)
@@ -87,9 +87,7 @@ def open_teachers(params: PretrainParams, languages: Mapping[str, int]) -> dict[
     return {lang: open_encoder(params.teachers[lang]) for lang in wanted}
 
 
-def distilled_languages(
-    params: PretrainParams, languages: Mapping[str, int], teachers: Mapping[str, Encoder]
-) -> list[str]:
+def distilled_languages(params: PretrainParams, languages: Mapping[str, int], teachers: Mapping[str, Any]) -> list[str]:
     """The languages that are to be distilled, have records, and have a teacher."""
     if params.objective in ("contrastive", "none"):
         return []
@@ -122,7 +120,7 @@ def _distillation(
     return Phase(f"distil {lang}", [objective], params.distill.epochs, session.optimiser(params.distill.lr), ctx.seed)
 
 
-def _contrast(
+def contrast(
     session: Session, params: PretrainParams, tokens: SidedTokens, distilled: Sequence[str], matryoshka: Matryoshka
 ) -> list[Phase]:
     """The contrastive phase, if there are retrieval pairs for it.

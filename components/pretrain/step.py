@@ -19,4 +19,5 @@ STEP = Step(
     image="train",
     resources=Resources(cpu=2, memory_gib=8),
     parallel=True,
+    forecast="components.pretrain.forecast:run",
 )

@@ -134,7 +134,7 @@ class Monitor:
         if self._balance:
             words.append(f"balance of processes {self._balance / self._taken:.3f}")
         speed = ", ".join(words)
-        return f"{self._taken:,} steps in {_duration(seconds)}, {speed}; loss {', '.join(losses)}"
+        return f"{self._taken:,} steps in {duration(seconds)}, {speed}; loss {', '.join(losses)}"
 
 
 def _words(speed: Mapping[str, float]) -> list[str]:
@@ -151,7 +151,8 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A stretch of time in the units that suit it."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
