@@ -35,7 +35,10 @@ def main(arguments: list[str]) -> None:
     from components.core import environment
 
     environment.quiet()
+    from components.training.lanes import use_threads
+
     for name in arguments or PARTS:
+        use_threads(1)  # PyTorch's own too; parts that compare threads set them
         start = time.monotonic()
         print(f"{name} …", file=sys.stderr, flush=True)
         result = importlib.import_module(f"benchmarks.{PARTS[name]}").run()

@@ -59,9 +59,10 @@ class StaticModel:
         from torch.nn.functional import normalize
 
         rows = np.empty((len(texts), self.dims), dtype=np.float32)
+        bags = tokenise(self.tokenizer, texts)
         for start in range(0, len(texts), _BATCH):
-            bags = tokenise(self.tokenizer, texts[start : start + _BATCH])
-            rows[start : start + _BATCH] = normalize(bag_mean(self.weight_VD.detach(), bags), dim=1).numpy()
+            mean_BD = bag_mean(self.weight_VD.detach(), bags[start : start + _BATCH])
+            rows[start : start + _BATCH] = normalize(mean_BD, dim=1).numpy()
         return rows
 
     def files(self) -> dict[str, bytes]:
