@@ -41,10 +41,10 @@ def run(ctx: Context) -> None:
     before = {name: weight.detach().clone() for name, weight in trainee.parameters.items()} if params.keep else {}
     pairs = session.corpus.retrieval(tokens)
     negatives = hard_negatives(params, pairs, model.dims, session.world)
-    if negatives is not None and not start:
-        _mine(ctx, params, negatives, vectors_of(trainee.vectors, tokens, session.world))
     matryoshka = Matryoshka.of(params.matryoshka.dims or dims, params.matryoshka.reduction, params.matryoshka.weights)
     tasks = objectives(params, session, pairs, negatives or pairs.negatives, matryoshka, tokens)
+    if negatives is not None and not start:
+        _mine(ctx, params, negatives, vectors_of(trainee.vectors, tokens, session.world))
     for name, rows in session.corpus.tasks().items():
         left_out = rows - sum(len(task.task) for task in tasks if task.task.name == name)
         if left_out:

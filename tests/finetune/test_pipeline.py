@@ -184,8 +184,11 @@ def test_every_option_of_the_retrieval_loss_is_trained_with(monkeypatch: pytest.
     assert finetune(**together, checkpoint={"steps": 10}) == undisturbed
 
 
-def test_losses_without_negatives_or_scores_are_refused() -> None:
+def test_losses_without_negatives_or_scores_are_refused_before_mining(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match=r"^finetune.retrieval.in_batch: false leaves no negatives"):
         finetune(retrieval={"batch_size": 16, "in_batch": False}, mining={"negatives": 0})
     with pytest.raises(UsageError, match=r"^finetune.retrieval.distill: no retrieval record has a teacher's scores"):
         finetune(retrieval={"batch_size": 16, "distill": {}})
+    with pytest.raises(UsageError, match=r"nowhere"):
+        finetune(retrieval={"batch_size": 16, "guide": {"model": "nowhere"}})
+    assert "hard negatives" not in capsys.readouterr().err
