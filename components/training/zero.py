@@ -55,8 +55,8 @@ class DeepSpeedEngine:
 
     def backward(self, grad_TD: Tensor) -> None:
         """DeepSpeed's backward pass, part by part."""
-        if self._scale is not None:
-            self._engine.optimizer.override_loss_scale(self._scale.value)
+        if self._scale is not None:  # with the factor of `_run`, what fp16 has to hold is as large as without DeepSpeed
+            self._engine.optimizer.override_loss_scale(self._scale.value / self._world.size)
         with among_others(self._world.rank):
             self._trainee.backward(grad_TD, self._run)
         self._extra.sum_()

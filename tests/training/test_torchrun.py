@@ -52,6 +52,11 @@ def distance(found: Results, expected: Results, found_name: str, expected_name: 
     return (difference / sum(float(right.square().sum()) for _, right in pairs)) ** 0.5
 
 
+def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Equality to which no number is one too: fp16's first gradient is none."""
+    return left.numpy().tobytes() == right.numpy().tobytes()
+
+
 @pytest.mark.parametrize(("processes", "stages"), [(2, [1, 2, 3]), (4, [])])
 def test_processes_together_learn_what_one_learns_alone(
     processes: int, stages: list[int], alone: Results, tmp_path: Path
@@ -67,8 +72,12 @@ def test_processes_together_learn_what_one_learns_alone(
     for stage in stages:
         for kind in ("losses", "weight", "vectors"):
             assert distance(ranks[0], alone, f"zero{stage}.{kind}", f"transformer.{kind}") < TOLERANCE
+    if stages:  # a step that one skips for its scale, the other skips too
+        fp16 = {name: value for name, value in ranks[0].items() if name.startswith("fp16-0")}
+        assert distance(ranks[0], fp16, f"fp16-{stages[0]}.losses", "fp16-0.losses") < 1e-3
     for other in ranks[1:]:
-        assert all(torch.equal(other[name], value) for name, value in ranks[0].items()), "every process has the same"
+        differing = [name for name, value in ranks[0].items() if not same_bits(other[name], value)]
+        assert not differing
 
 
 def test_only_training_runs_in_several_processes_and_one_of_them_says_so(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from components.training.objectives import Matryoshka, Retrieval, Similarity
 from components.training.plan import Roles, Schedule, check_world
 from components.training.tokens import SidedTokens, build_store
 from components.training.trainee import StaticTrainee, Trainee
-from components.training.transformer import Passes, new_transformer
+from components.training.transformer import Passes, Precision, new_transformer
 from components.training.vocabulary import learn_tokenizer
 
 NOUNS = ("table", "file", "socket", "thread", "matrix", "string", "image", "queue", "token", "shard")
@@ -64,7 +64,7 @@ def static(folder: Path) -> tuple[Trainee, SidedTokens]:
     return StaticTrainee(weight_VD), SidedTokens.same(store)
 
 
-def transformer(folder: Path, chunk_tokens: int = 100) -> tuple[Trainee, SidedTokens]:
+def transformer(folder: Path, precision: Precision) -> tuple[Trainee, SidedTokens]:
     """A transformer without dropout and its tokens; batches need several chunks."""
     tokenizer = learn_tokenizer(QUERIES + PASSAGES, 300, 1)
     model = new_transformer(tokenizer, 3, layers=2, hidden=16, heads=2, intermediate=24, max_positions=32)
@@ -72,7 +72,7 @@ def transformer(folder: Path, chunk_tokens: int = 100) -> tuple[Trainee, SidedTo
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     store = build_store(folder / "special", model.tokenizer, QUERIES + PASSAGES, "transformer")
-    return model.trainee(Passes(chunk_tokens, freeze_positions=True)), SidedTokens.same(store)
+    return model.trainee(Passes(100, precision, freeze_positions=True)), SidedTokens.same(store)
 
 
 def phase(tokens: SidedTokens, lr: float) -> Phase:
@@ -131,8 +131,11 @@ def everything(world: World, folder: Path, stages: Sequence[int]) -> dict[str, T
     results: dict[str, Tensor] = {}
     runs: list[tuple[str, float, MakeEngine]] = [("static", 0.05, TorchEngine), ("transformer", 0.01, TorchEngine)]
     runs += [(f"zero{stage}", 0.01, partial(open_engine, zero=stage)) for stage in stages]
+    if stages:
+        runs += [(f"fp16-{stage}", 0.01, partial(open_engine, zero=stage, fp16=True)) for stage in (0, stages[0])]
     for name, lr, make in runs:
-        trainee, tokens = static(own) if name == "static" else transformer(own)
+        precision: Precision = "fp16" if name.startswith("fp16") else "fp32"
+        trainee, tokens = static(own) if name == "static" else transformer(own, precision)
         found = learn(world, trainee, tokens, folder / f"checkpoints-{name}", lr, make)
         results |= {f"{name}.{key}": value for key, value in found.items()}
     return results
