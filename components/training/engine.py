@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+EXTRA_LR = 1e-3  # peak learning rate of numbers outside the model
 _TINY = 1e-6  # keeps a gradient of zeros from dividing by zero, as in torch's own clipping
 
 
@@ -163,11 +164,16 @@ class TorchEngine:
 
 
 class Extra:
-    """Parameters outside the model: a few numbers, whole in every process, neither scaled, clipped nor decayed."""
+    """Parameters outside the model: a few numbers, whole in every process, neither scaled, clipped nor decayed.
+
+    Their learning rate rises and falls as the model's, up to `EXTRA_LR`: how fast a temperature may move has nothing to
+    do with what suits a table (0.1) or a transformer (1e-5).
+    """
 
     def __init__(self, parameters: Mapping[str, Tensor], optimiser: Optimiser, world: World) -> None:
         self._parameters, self._world = dict(parameters), world
         self._adamw = adamw(list(parameters.values()), optimiser) if parameters else None
+        self._pace = EXTRA_LR / optimiser.lr
 
     def sum_(self) -> None:
         """Sum their gradients over the processes, some of which may have none; what no process used, stays as it is."""
@@ -181,9 +187,9 @@ class Extra:
                 )
 
     def step(self, lr: float) -> None:
-        """One update."""
+        """One update, at the model's learning rate ``lr``."""
         if self._adamw is not None:
-            take_step(self._adamw, lr)
+            take_step(self._adamw, lr * self._pace)
 
     def forget(self) -> None:
         """Forget the gradients: the losses of a step add to them."""

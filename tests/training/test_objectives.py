@@ -10,9 +10,12 @@ import torch
 
 from components.core.errors import UsageError
 from components.training.corpus import ABSENT, RetrievalRows
+from components.training.distributed import World
+from components.training.engine import EXTRA_LR, Optimiser, TorchEngine
 from components.training.guide import Guide
 from components.training.losses import Masks, Terms, info_nce, kl_distillation, listed_cosines, matryoshka
 from components.training.objectives import Matryoshka, Related, Retrieval, ScoreDistillation, places
+from components.training.trainee import StaticTrainee
 
 DIMS = (4, 8)
 MATRYOSHKA = Matryoshka.of(DIMS, "mean")
@@ -210,3 +213,15 @@ def test_the_guide_leaves_out_what_it_takes_for_answers() -> None:
     assert loss == pytest.approx(value, rel=1e-5)
     torch.testing.assert_close(grad, gradient, rtol=1e-4, atol=1e-6)
     assert loss < retrieval(terms=terms).loss(embeddings(), BATCH, slice(0, 4))[0]
+
+
+def test_a_temperature_learns_at_its_own_pace_whatever_the_models() -> None:
+    moved = []
+    for lr in (1e-5, 0.2):
+        objective = retrieval(learn_temperature=True)
+        (log_scale,) = objective.parameters.values()
+        engine = TorchEngine(StaticTrainee(torch.zeros(3, 8)), Optimiser(lr, 0.1), World(), objective.parameters)
+        objective.loss(embeddings(), BATCH, slice(0, 4))
+        engine.step(lr)
+        moved.append(abs(log_scale.item() - np.log(SCALE)))
+    assert moved == pytest.approx([EXTRA_LR, EXTRA_LR], rel=1e-2)
