@@ -26,6 +26,7 @@ def recipe(overlay: str, params_path: str) -> None:
     editor = YAML()
     editor.preserve_quotes = True
     editor.width = 120
+    editor.representer.add_representer(float, _represent_float)
     params = editor.load(Path(params_path).read_text(encoding="utf-8"))
     changed: list[str] = []
     _merge(params, wanted, "", changed)
@@ -35,6 +36,12 @@ def recipe(overlay: str, params_path: str) -> None:
     editor.dump(params, text)
     storage.write_bytes(params_path, text.getvalue().encode())
     click.echo(f"{params_path}: {', '.join(changed) if changed else 'nothing to change'}")
+
+
+def _represent_float(representer: Any, value: float) -> Any:
+    """A number that YAML 1.1 reads as one: 1e-05 would come back as a string."""
+    text = repr(value)
+    return representer.represent_scalar("tag:yaml.org,2002:float", text if "." in text else text.replace("e", ".0e"))
 
 
 def _merge(target: Any, overlay: dict[str, Any], path: str, changed: list[str]) -> None:
