@@ -32,7 +32,8 @@ def test_every_recipe_lies_over_the_parameters_and_keeps_their_comments(
     default = settings.read_params(PROJECT / "params.yaml")
     for name, section in settings.read_params(recipe).items():
         for key, value in section.items():
-            expected = {**default[name][key], **value} if isinstance(value, dict) else value
+            merged = isinstance(value, dict) and isinstance(default[name][key], dict)
+            expected = {**default[name][key], **value} if merged else value
             assert after[name][key] == expected, f"{name}.{key}"
             assert f"{name}.{key}" in done.stdout
     text = (tmp_path / "params.yaml").read_text()
