@@ -1,14 +1,9 @@
-"""Mining the best 100 of 200,000 passages for 10,000 queries, beside faiss: time and recall in one run.
-
-And what dynamic mining costs a training step besides mining again: the time spent in it, of the steps' whole time.
-"""
+"""Mining the best 100 of 200,000 passages for 10,000 queries, beside faiss: time and recall in one run."""
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +17,6 @@ FALL = 0.4  # power by which later dimensions are smaller, as in a model trained
 SAMPLE = 500  # queries whose ranking in double precision says what was found
 THREADS = 2
 REPEATS = 3
-ITEMS, BATCH, NEGATIVES, WIDTH, VOCABULARY, STEPS = 200_000, 1024, 8, 1024, 30_000, 16
 OURS, CLUSTERS = "embedmill, every passage (chosen at this size)", "embedmill, nearest clusters (chosen for more)"
 FLAT, INVERTED = "faiss IndexFlatIP", "faiss IndexIVFFlat, 24 of 1,788 lists"
 
@@ -89,9 +83,7 @@ def run() -> Result:
     header = ("", "seconds", "faster than flat ×", "CPU seconds", "CPU, flat / this", f"recall@{DEPTH}")
     values = {"seconds": wall, "cpu_seconds": busy, "recall": recall, "ratio": wall[FLAT] / wall[OURS]}
     table = Table("Mining hard negatives", header, rows, note)
-    spent, whole = overhead()
-    values |= {"overhead": spent / whole}
-    return Result("mining", [table, cost(spent, whole)], values, versions(("numpy", "torch", "faiss-cpu")))
+    return Result("mining", [table], values, versions(("numpy", "torch", "faiss-cpu")))
 
 
 def ours(passage: Floats, query: Floats, products: int) -> Found:
@@ -105,78 +97,6 @@ def ours(passage: Floats, query: Floats, products: int) -> Found:
         mining.EVERY = before
     parts = [index.search(query[start : start + index.stretch])[1] for start in range(0, len(query), index.stretch)]
     return np.concatenate(parts)
-
-
-def cost(spent: float, whole: float) -> Table:
-    """The second table."""
-    note = (
-        f"A static model of {VOCABULARY:,} × {WIDTH}, bf16 products, {BATCH:,} pairs a step with {NEGATIVES} negatives "
-        f"each, {ITEMS:,} pairs in all, texts of 8 to 60 tokens; scores of every step and a check at every tenth "
-        f"(by default every hundredth). CPU time of one thread in {STEPS} steps."
-    )
-    row = [spent / STEPS * 1e3, whole / STEPS * 1e3, f"{spent / whole:.2%}"]
-    return Table("What dynamic mining adds to a step", ("ms a step", "of", "share"), [row], note)
-
-
-def overhead() -> tuple[float, float]:
-    """CPU seconds spent on watching and replacing negatives, and those of the whole training."""
-    import torch
-
-    from components.training import loop, objectives
-    from components.training.checkpoint import Cadence, Checkpoints
-    from components.training.dynamic import HardNegatives, Pool, Rule
-    from components.training.engine import Optimiser
-    from components.training.lanes import use_threads
-    from components.training.mining import Window
-    from components.training.objectives import Matryoshka, Retrieval
-    from components.training.tokens import SidedTokens, TokenStore
-    from components.training.trainee import StaticTrainee
-
-    use_threads(1)
-    rng = np.random.default_rng(1)
-    texts = 2 * ITEMS
-    offsets = np.concatenate([[0], np.cumsum(rng.integers(8, 60, texts))])
-    tokens = (VOCABULARY * rng.random(offsets[-1]) ** 2).astype(np.int32)
-    store = TokenStore(tokens, offsets, np.arange(texts, dtype=np.uint64))
-    query, positive = np.arange(ITEMS), np.arange(ITEMS, texts)
-    negatives = HardNegatives(
-        Pool(query, positive, positive, Window(0, 50, 0.95), 256), NEGATIVES, Rule(check_every=10)
-    )
-    candidates = rng.integers(ITEMS, texts, (ITEMS, 50), dtype=np.int32)
-    empty = HardNegatives(Pool(query, positive, positive, Window(0, 50, 0.95), 256), NEGATIVES, Rule()).state()
-    lists = {"candidates": torch.from_numpy(candidates), "present": torch.from_numpy(candidates[:, :NEGATIVES].copy())}
-    negatives.load({**empty, **lists})
-    once = np.ones(STEPS * BATCH, np.int64)
-    objective = Retrieval(
-        query[: len(once)], positive[: len(once)], negatives, once, BATCH, 20.0,
-        Matryoshka.of((32, 64, 128, 256, 512, 1024), "mean"), True,
-    )  # fmt: skip
-    spent = 0.0
-
-    def counted(work: Callable[..., Any]) -> Callable[..., Any]:
-        def measured(*arguments: Any) -> Any:
-            nonlocal spent
-            start = time.thread_time()
-            value = work(*arguments)
-            spent += time.thread_time() - start
-            return value
-
-        return measured
-
-    kept = objectives.mean_cosines, objectives.places
-    objectives.mean_cosines, objectives.places = counted(kept[0]), counted(kept[1])
-    for name in ("observe", "finish_step"):
-        setattr(negatives, name, counted(getattr(negatives, name)))
-    phase = loop.Phase("finetune", [objective], 1, Optimiser(0.01, 0.1), 1)
-    trainee = StaticTrainee(torch.randn(VOCABULARY, WIDTH))
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            begun = time.thread_time()
-            run = loop.Run(Checkpoints(Path(scratch), "overhead"), Cadence())
-            loop.train(trainee, SidedTokens.same(store), [phase], run)
-            return spent, time.thread_time() - begun
-    finally:
-        objectives.mean_cosines, objectives.places = kept
 
 
 def flat(passage: Floats, query: Floats) -> Found:

@@ -13,6 +13,7 @@ What is left open there and decided here:
   stay, and the mined ones follow them.
 - A window that only its first candidates fill is not used; the new list counts as the first replacement. A new list
   too short for its window gives its last n candidates.
+- Cosines are those of the leading dimensions that candidates are ranked by: as hard as when they were chosen.
 - A mean below zero is always easy: then ``ratio · score < score``.
 
 Mining again runs in a thread, on a copy of the weights, and its result is taken at the next check, which waits for it
@@ -156,6 +157,11 @@ class HardNegatives:
     @property
     def _every(self) -> int:
         return (self._rule or Rule()).check_every
+
+    @property
+    def dims(self) -> int:
+        """Leading dimensions whose cosines `observe` expects: those that candidates are ranked by."""
+        return self._pool.dims
 
     @property
     def kind(self) -> str:
@@ -382,6 +388,7 @@ def mean_cosines(query_BD: Tensor, passage_MD: Tensor, column_BK: npt.NDArray[np
     import torch
     from torch.nn.functional import embedding_bag
 
+    passage_MD = passage_MD.contiguous()
     present_BK = column_BK != ABSENT
     count_B = present_BK.sum(axis=1)
     place = torch.from_numpy(column_BK[present_BK]).to(passage_MD.device)

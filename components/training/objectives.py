@@ -165,7 +165,8 @@ class Retrieval:
         query_BD, passage_MD = embedding_TD[:count], embedding_TD[count:]
         if self.negatives:
             columns_BK = places(passage_M, self.negatives.of(rows))
-            self.negatives.observe(rows, *mean_cosines(query_BD, passage_MD, columns_BK))
+            head = slice(0, self.negatives.dims)
+            self.negatives.observe(rows, *mean_cosines(query_BD[:, head], passage_MD[:, head], columns_BK))
         masks, terms = self._masks(rows, passage_M, embedding_TD.device)
         scale, (dims, weights) = self._temperature.scale(), (self._matryoshka.dims, self._matryoshka.weights)
         found = fused_info_nce(query_BD, passage_MD, scale, dims, weights, masks, terms, self._bf16, share)
