@@ -22,7 +22,7 @@ from components.core.measure import Floats
 from components.training.checkpoint import Cadence, Checkpoints, State
 from components.training.devset import Selection
 from components.training.distributed import Ranks, World, balance
-from components.training.dynamic import vectors_of
+from components.training.dynamic import HardNegatives, vectors_of
 from components.training.engine import Engine, Optimiser, TorchEngine, put
 from components.training.history import History
 from components.training.interrupt import Interruption
@@ -100,6 +100,9 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
     with Interruption() as interruption, checkpoints:
         for phase in phases:
             steps, after = phase.steps, first + len(phase.steps)
+            if after < done or (selection and selection.hopeless):
+                first = after
+                continue
             objectives = {objective.task.name: objective for objective in phase.objectives}
             learned = {name: value for objective in phase.objectives for name, value in objective.parameters.items()}
             engine = run.engine(trainee, phase.optimiser, world, learned)
@@ -119,13 +122,10 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                 rate = phase.optimiser.rate(number - first, len(steps))
                 norm = engine.step(rate)
                 done = number + 1
-                hardness: dict[str, float] = {}
-                for one in phase.objectives:
-                    if one.negatives:
-                        told = one.negatives.finish_step(done, lambda: vectors_of(trainee.frozen(), tokens))
-                        hardness |= {f"negatives/{name}": value for name, value in told.items()}
                 log.add(number, losses, rate, norm, int(length_T.sum()))
-                figures = {"lr": rate, **({} if norm is None else {"gradient_norm": norm}), **hardness}
+                figures = {"lr": rate, **{name: float(value) for name, value in learned.items()}}
+                figures |= {} if norm is None else {"gradient_norm": norm}
+                figures |= _replace_negatives(phase, trainee, tokens, done)
                 if world.size > 1:
                     figures["balance"] = balance(length_T, rank_T, world.size)
                 better = False
@@ -136,11 +136,8 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                 stop = stop or (world.size == 1 and interruption.requested)
                 if better or save or stop:
                     run.cadence.began(done)
-                    tensors = {**engine.state(), **log.state()}
-                    for name, negatives in mined.items():
-                        tensors |= {f"{name}:{key}": tensor for key, tensor in negatives.state().items()}
-                    values = {"tasks": log.tasks, "dev": selection.measured if selection else []}
-                    checkpoints.start(done, State(tensors, values), selection.best if selection else None)
+                    state = _state(engine, log, mined, selection)
+                    checkpoints.start(done, state, selection.best if selection else None)
                 if stop:
                     checkpoints.wait()
                     raise Interrupted(f"interrupted after step {done}; the same command goes on from there")
@@ -149,6 +146,24 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
     if selection and selection.best not in (None, done):
         put(trainee.parameters, checkpoints.read(selection.best).tensors)
     return log
+
+
+def _replace_negatives(phase: Phase, trainee: Trainee, tokens: SidedTokens, done: int) -> dict[str, float]:
+    """Let the negatives that are watched change, now that a step is done; what there is to tell of them."""
+    told: dict[str, float] = {}
+    for objective in phase.objectives:
+        if objective.negatives:
+            figures = objective.negatives.finish_step(done, lambda: vectors_of(trainee.frozen(), tokens))
+            told |= {f"negatives/{name}": value for name, value in figures.items()}
+    return told
+
+
+def _state(engine: Engine, log: History, mined: Mapping[str, HardNegatives], selection: Selection | None) -> State:
+    """All that the loop carries from step to step; every process calls it."""
+    tensors = {**engine.state(), **log.state()}
+    for name, negatives in mined.items():
+        tensors |= {f"{name}:{key}": tensor for key, tensor in negatives.state().items()}
+    return State(tensors, {"tasks": log.tasks, "dev": selection.measured if selection else []})
 
 
 def step_seed(seed: int, number: int, rank: int) -> int:
