@@ -48,6 +48,8 @@ VectorsOf = Callable[[Rows, int, int], Vectors]
 
 _TEXTS = 1 << 16  # texts whose tokens are held at once
 
+_COSINES = 128  # queries whose cosines a CPU takes at once: what is in between stays in its cache
+
 _HEADER = "step,kind,positive,negative,replaced,left"
 _NONE: Candidates = np.zeros((0, 0), dtype=np.int32)
 _FRESH = np.float32(np.nan)  # no score has been seen since the negatives were placed
@@ -391,15 +393,23 @@ def mean_cosines(query_BD: Tensor, passage_MD: Tensor, column_BK: npt.NDArray[np
     passage_MD = passage_MD.contiguous()
     present_BK = column_BK != ABSENT
     count_B = present_BK.sum(axis=1)
+    edges_B = np.concatenate([[0], np.cumsum(count_B)])
     place = torch.from_numpy(column_BK[present_BK]).to(passage_MD.device)
-    starts_B = torch.from_numpy(np.cumsum(count_B) - count_B).to(passage_MD.device)
+    starts_B = torch.from_numpy(edges_B[:-1]).to(passage_MD.device)
     inverse_M = passage_MD.norm(dim=1).clamp_min(1e-12).reciprocal()
     inverse_B = query_BD.norm(dim=1).clamp_min(1e-12).reciprocal()
-    total_BD = embedding_bag(place, passage_MD, starts_B, mode="sum", per_sample_weights=inverse_M[place])
-    negative_B = torch.linalg.vecdot(total_BD, query_BD) * inverse_B
-    positive_B = torch.linalg.vecdot(passage_MD[: len(query_BD)], query_BD) * inverse_B * inverse_M[: len(query_BD)]
-    mean_B: Vectors = negative_B.cpu().numpy() / np.where(count_B > 0, count_B, np.nan).astype(np.float32)
-    return positive_B.cpu().numpy(), mean_B
+    positive_B, negative_B = torch.empty_like(inverse_B), torch.empty_like(inverse_B)
+    together = _COSINES if query_BD.device.type == "cpu" else len(query_BD)
+    for start in range(0, len(query_BD), together):
+        rows = slice(start, min(start + together, len(query_BD)))
+        part = slice(edges_B[rows.start], edges_B[rows.stop])
+        total_bD = embedding_bag(
+            place[part], passage_MD, starts_B[rows] - part.start, mode="sum", per_sample_weights=inverse_M[place[part]]
+        )
+        negative_B[rows] = torch.linalg.vecdot(total_bD, query_BD[rows]) * inverse_B[rows]
+        positive_B[rows] = torch.linalg.vecdot(passage_MD[rows], query_BD[rows]) * inverse_B[rows] * inverse_M[rows]
+    negative_B /= torch.from_numpy(np.where(count_B > 0, count_B, np.nan).astype(np.float32)).to(negative_B.device)
+    return positive_B.cpu().numpy(), negative_B.cpu().numpy()
 
 
 def _shown(score: float) -> str:
