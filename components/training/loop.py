@@ -123,7 +123,7 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                 norm = engine.step(rate)
                 done = number + 1
                 log.add(number, losses, rate, norm, int(length_T.sum()))
-                figures = {"lr": rate, **{name: float(value) for name, value in learned.items()}}
+                figures = {"lr": rate, **{name: float(value.detach()) for name, value in learned.items()}}
                 figures |= {} if norm is None else {"gradient_norm": norm}
                 figures |= _replace_negatives(phase, trainee, tokens, done)
                 if world.size > 1:
