@@ -153,7 +153,7 @@ class HardNegatives:
         self._mined: Candidates | None = None
         self._minings = self._replaced = self._replaced_in_all = 0
         self._left = 0.0  # at the last check
-        self._seen: list[tuple[Rows, Vectors, Vectors]] = []
+        self._seen: tuple[Rows, Vectors, Vectors] | None = None
         self._log: list[tuple[float, ...]] = []
 
     @property
@@ -193,9 +193,9 @@ class HardNegatives:
     def observe(self, rows: Rows, positive_b: Vectors, negative_b: Vectors) -> None:
         """Note a step's scores: cosine of each item's positive, mean cosine of its present negatives (NaN: has none).
 
-        An item observed more than once in a step, by several roles, counts with the mean.
+        Called once a step; the rows differ, and the negatives are those of all roles.
         """
-        self._seen.append((rows, positive_b, negative_b))
+        self._seen = rows, positive_b, negative_b
 
     def finish_step(self, step: int, snapshot: Callable[[], VectorsOf]) -> dict[str, float]:
         """After ``step`` steps: keep the scores, and at a check replace what has become easy; then the `figures`.
@@ -262,7 +262,7 @@ class HardNegatives:
         self._waiting, self._mining = arrays["waiting"], None
         self._mined = arrays["mined"] if len(arrays["mined"]) else None
         self._minings, self._replaced, self._replaced_in_all = arrays["counts"].tolist()
-        self._seen, self._log = [], [tuple(row) for row in arrays["log"].tolist()]
+        self._seen, self._log = None, [tuple(row) for row in arrays["log"].tolist()]
 
     def _list(self, candidate_NR: Candidates) -> None:
         self._candidate_NR = candidate_NR
@@ -277,18 +277,15 @@ class HardNegatives:
 
     def _keep_scores(self) -> tuple[float, float]:
         """Scores of the step's items; the means over them."""
-        if not self._seen:
+        if self._seen is None:
             return float("nan"), float("nan")
-        rows, positive, negative = (np.concatenate(part) for part in zip(*self._seen, strict=True))
-        self._seen = []
-        scored = ~np.isnan(negative)
-        item_U, place = np.unique(rows[scored], return_inverse=True)
-        sum_U = np.bincount(place, negative[scored].astype(np.float64), len(item_U))
-        score_U = (sum_U / np.bincount(place, minlength=len(item_U))).astype(np.float32)
-        self._score_N[item_U] = score_U
-        self._first_N[item_U] = np.where(np.isnan(self._first_N[item_U]), score_U, self._first_N[item_U])
-        mean = float(score_U.mean(dtype=np.float64)) if len(score_U) else float("nan")
-        return float(positive.mean(dtype=np.float64)), mean
+        (rows, positive_b, negative_b), self._seen = self._seen, None
+        first_b = self._first_N[rows]
+        self._score_N[rows] = negative_b  # NaN, for an item without negatives, is no score
+        self._first_N[rows] = np.where(np.isnan(first_b), negative_b, first_b)
+        scored_b = negative_b[~np.isnan(negative_b)]
+        mean = float(scored_b.mean(dtype=np.float64)) if len(scored_b) else float("nan")
+        return float(positive_b.mean(dtype=np.float64)), mean
 
     def _replace_easy(self, rule: Rule) -> int:
         """Give the items whose negatives are easy their next window, or mine them again; how many got theirs."""

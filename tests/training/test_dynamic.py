@@ -117,17 +117,14 @@ def test_items_without_a_score_stay() -> None:
     assert hard.of(np.arange(2)).tolist() == [[3, 4], [2, 4]]
 
 
-def test_scores_of_several_roles_count_with_their_mean() -> None:
+def test_roles_hold_their_own_negatives_and_are_replaced_together() -> None:
     hard = HardNegatives(pool(), 1, RULE, roles=2)
     hard.begin(NEAR)
     assert [hard.of(np.array([0]), role).tolist() for role in (0, 1, None)] == [[[3]], [[4]], [[3, 4]]]
-    one = np.ones(1, np.float32)
-    for step, scores in ((1, (0.25, 0.75)), (2, (0.5, 0.25))):
-        for score in scores:
-            hard.observe(np.array([0]), one, one * np.float32(score))
-        hard.finish_step(step, lambda: NEAR)
-    # first 0.5, then 0.375; n is 2, both roles together
-    assert hard.of(np.array([0])).tolist() == [[6, 7]]
+    seen(hard, 1, 0.5)
+    # n is 2, both roles together
+    assert seen(hard, 2, 0.375)[0] == [6, 7]
+    assert hard.of(np.array([0]), 1).tolist() == [[7]]
 
 
 def test_a_list_used_up_is_mined_again_with_the_weights_of_then() -> None:
