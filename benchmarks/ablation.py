@@ -71,7 +71,7 @@ def measure(study: Study) -> Result:
     rows = _prepare(study)
     found: dict[str, list[dict[str, Any]]] = {PRETRAINED: [_pretrained(study)]}
     for name, (dynamic, balanced) in VARIANTS.items():
-        found[name] = [_cell(study, name, settings(study, rows, dynamic, balanced), seed) for seed in study.seeds]
+        found[name] = [cell(study, name, settings(study, rows, dynamic, balanced), seed) for seed in study.seeds]
     return _result(study, rows, found)
 
 
@@ -163,7 +163,7 @@ def _code() -> str:
     return digest_json([digest_file(file) for file in files])
 
 
-def _cell(study: Study, variant: str, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def cell(study: Study, variant: str, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Fine-tune and measure one variant with one seed, or read what an earlier run found."""
     slug = variant.replace(" + ", "-").lower()
     file, place = study.cells / f"{slug}-{seed}.json", study.folder / f"{slug}-{seed}"
@@ -180,7 +180,7 @@ def _cell(study: Study, variant: str, settings: Mapping[str, Any], seed: int) ->
     seconds = time.monotonic() - start
     metrics = json.loads((place / "metrics").read_text(encoding="utf-8"))
     logged = (place / "loss").read_text(encoding="utf-8").splitlines()[1:]
-    cell = {
+    found = {
         "settings": dict(settings),
         "scores": _scores(study, place / "output"),
         "seconds": seconds,
@@ -189,9 +189,9 @@ def _cell(study: Study, variant: str, settings: Mapping[str, Any], seed: int) ->
         "minings": int(metrics["negatives"]["minings"]),
     }
     study.cells.mkdir(exist_ok=True)
-    file.write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(place)
-    return cell
+    return found
 
 
 def _pretrained(study: Study) -> dict[str, Any]:

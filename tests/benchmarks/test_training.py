@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +87,17 @@ def test_variants_of_the_ablation_have_equal_steps() -> None:
         steps = max(counts) if balanced else sum(counts)
         assert steps == pytest.approx(10_000 / 256 + 30_000 / 256, rel=0.02)
         assert (found["mining.dynamic"] is not None) == dynamic
+
+
+def test_a_finished_cell_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, settings = ablation.Study(tmp_path), {"retrieval.batch_size": 4}
+    study.cells.mkdir()
+    done = {"settings": settings, "scores": {"csl": 50.0}}
+    (study.cells / "cbb-dhnm-2.json").write_text(json.dumps(done), encoding="utf-8")
+    monkeypatch.setattr(ablation.subprocess, "run", None)
+    assert ablation.cell(study, "CBB + DHNM", settings, 2) == done
+    with pytest.raises(TypeError):  # other settings: another cell
+        ablation.cell(study, "CBB + DHNM", {"retrieval.batch_size": 8}, 2)
 
 
 def test_figures_of_training_are_read_from_the_parts() -> None:
