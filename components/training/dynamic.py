@@ -48,7 +48,7 @@ VectorsOf = Callable[[Rows, int, int], Vectors]
 
 _TEXTS = 1 << 16  # texts whose tokens are held at once
 
-_COSINES = 128  # queries whose cosines a CPU takes at once: what is in between stays in its cache
+_COSINES = 1 << 18  # numbers of the queries worked on at once: the means stay in the processor's cache
 
 _HEADER = "step,kind,positive,negative,replaced,left"
 _NONE: Candidates = np.zeros((0, 0), dtype=np.int32)
@@ -396,7 +396,7 @@ def mean_cosines(query_BD: Tensor, passage_MD: Tensor, column_BK: npt.NDArray[np
     inverse_M = passage_MD.norm(dim=1).clamp_min(1e-12).reciprocal()
     inverse_B = query_BD.norm(dim=1).clamp_min(1e-12).reciprocal()
     positive_B, negative_B = torch.empty_like(inverse_B), torch.empty_like(inverse_B)
-    together = _COSINES if query_BD.device.type == "cpu" else len(query_BD)
+    together = max(1, _COSINES // query_BD.shape[1]) if query_BD.device.type == "cpu" else len(query_BD)
     for start in range(0, len(query_BD), together):
         rows = slice(start, min(start + together, len(query_BD)))
         part = slice(edges_B[rows.start], edges_B[rows.stop])
