@@ -1,7 +1,8 @@
 """What a training would do and take, said before a minute is spent on it: parameters, plan, memory, time and cost.
 
-The plan is the real one. Tokens are those of a few steps out of it; the speed here is that of the first of these, or
-of as many of its rows as take a second or two. Nothing is written: tokens go to a folder that is removed at the end.
+The plan is the real one. Tokens are those of a few steps out of it. The speed is that of these steps with a static
+model, with a transformer that of as many rows of the first as take a second or two; tokenising, mining and saving come
+on top. Nothing is written: tokens go to a folder that is removed at the end.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from components.core.settings import Section
 from components.core.step import Context
 from components.training import estimate
 from components.training.corpus import Rows
-from components.training.distributed import place
+from components.training.distributed import World, place
+from components.training.engine import TorchEngine
 from components.training.loop import Phase
 from components.training.model import Model
 from components.training.monitor import duration
@@ -107,7 +109,7 @@ def say_costs(session: Session, model: Model, phases: Sequence[Phase], how: Read
     )  # fmt: skip
     for line in estimate.memory_lines(parts):
         say(f"  {line}")
-    say(f"\ntime on this machine, by a step measured just now: {duration(seconds)}")
+    say(f"\ntime on this machine, by steps measured just now: {duration(seconds)}")
     if operations:
         reckoned = estimate.gpu_cost(operations, cost.gpu, half, cost.mfu, cost.price)
         say(
@@ -147,37 +149,46 @@ def _sample(session: Session, phase: Phase, tokenizer: Tokenizer, how: Readings,
 
 
 def _measure(trainee: Trainee, phase: Phase, sample: Sample) -> tuple[float, int]:
-    """Seconds of a forward and backward pass over the first step, or over a part of it, and the tokens of that."""
-    whole = max(len(batch.rows) for batch in sample.batches[0])
-    share = min(1.0, FIRST_TOKENS / max(1, int(sample.lengths[0].sum()))) if hasattr(trainee, "flops") else 1.0
-    while True:
-        batches = [
-            Batch(one.task, one.rows[: max(2, round(share * len(one.rows)))], one.role) for one in sample.batches[0]
-        ]
-        texts = _texts(phase.objectives, batches)
-        tokens = int(sample.store.lengths(texts).sum())
+    """Seconds of the sampled steps of a static model, or of as much of a transformer's first as takes a moment.
+
+    With the tokens of what was timed. At a learning rate of zero, so that no weight changes.
+    """
+    engine = TorchEngine(trainee, phase.optimiser, World(device=trainee.device))
+    if not hasattr(trainee, "flops"):
+        _step(trainee, engine, phase, sample.batches[0], sample.store)
         began = time.perf_counter()
-        _pass(trainee, phase, batches, sample.store)
+        tokens = sum(_step(trainee, engine, phase, batches, sample.store) for batches in sample.batches)
+        return time.perf_counter() - began, max(1, tokens)
+    first = sample.batches[0]
+    share = min(1.0, FIRST_TOKENS / max(1, int(sample.lengths[0].sum())))
+    while True:
+        batches = [Batch(one.task, one.rows[: max(2, round(share * len(one.rows)))], one.role) for one in first]
+        began = time.perf_counter()
+        tokens = _step(trainee, engine, phase, batches, sample.store)
         took = time.perf_counter() - began
-        if took >= SECONDS or share == 1.0 or whole <= 2:
+        if took >= SECONDS or share == 1.0:
             began = time.perf_counter()
-            _pass(trainee, phase, batches, sample.store)
-            return max(1e-9, min(took, time.perf_counter() - began)), max(1, tokens)
+            _step(trainee, engine, phase, batches, sample.store)
+            return min(took, time.perf_counter() - began), max(1, tokens)
         share = min(1.0, share * 4)
 
 
-def _pass(trainee: Trainee, phase: Phase, batches: Sequence[Batch], store: SidedTokens) -> None:
+def _step(trainee: Trainee, engine: TorchEngine, phase: Phase, batches: Sequence[Batch], store: SidedTokens) -> int:
+    """A whole step on these batches; the number of its tokens."""
     import torch
 
     by_name = {objective.task.name: objective for objective in phase.objectives}
     parts = [by_name[batch.task].texts(batch.rows) for batch in batches]
-    embedding_TD = trainee.embed(store.bags(Texts.concatenate(parts)), 0)
+    texts = Texts.concatenate(parts)
+    embedding_TD = trainee.embed(store.bags(texts), 0)
     grads, first = [], 0
     for batch, part in zip(batches, parts, strict=True):
         own = embedding_TD[first : first + len(part)]
         grads.append(by_name[batch.task].loss(own, batch.rows, slice(0, len(batch.rows)))[1])
         first += len(part)
-    trainee.backward(torch.cat(grads))
+    engine.backward(torch.cat(grads))
+    engine.step(0.0)
+    return int(store.lengths(texts).sum())
 
 
 def _texts(objectives: Sequence[Objective], batches: Sequence[Batch]) -> Texts:
