@@ -80,11 +80,11 @@ def test_static_memory_is_that_of_the_process() -> None:
 def test_variants_of_the_ablation_have_equal_steps() -> None:
     rows = {"retri_contrast": 10_000, "cosent": 30_000}
     study = ablation.Study()
-    for dynamic, balanced in ablation.VARIANTS.values():
-        found = ablation.settings(study, rows, dynamic, balanced)
+    for dynamic, roles in ablation.VARIANTS.values():
+        found = ablation.settings(study, rows, dynamic, roles)
         batches = found["retrieval.batch_size"], found["similarity.batch_size"]
         counts = [size / batch for size, batch in zip(rows.values(), batches, strict=True)]
-        steps = max(counts) if balanced else sum(counts)
+        steps = max(counts) if roles else sum(counts)
         assert steps == pytest.approx(10_000 / 256 + 30_000 / 256, rel=0.02)
         assert (found["mining.dynamic"] is not None) == dynamic
 
