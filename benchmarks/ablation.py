@@ -176,7 +176,7 @@ def cell(study: Study, variant: str, settings: Mapping[str, Any], seed: int) -> 
     progress(f"ablation: {variant}, seed {seed}")
     shutil.rmtree(place, ignore_errors=True)
     start = time.monotonic()
-    options = [f"--{port}={place / port}" for port in ("output", "loss", "negatives", "metrics")]
+    options = [f"--{port}={place / port}" for port in ("output", "loss", "dev", "negatives", "metrics")]
     changes = {f"finetune.{key}": value for key, value in settings.items()} | {"run.seed": seed}
     _embedmill(study, "finetune", *options, *(f"--set={key}={json.dumps(value)}" for key, value in changes.items()))
     seconds = time.monotonic() - start

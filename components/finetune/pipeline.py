@@ -10,6 +10,7 @@ from components.core.prompts import Prompts
 from components.core.step import Context
 from components.finetune.params import FinetuneParams
 from components.finetune.tasks import hard_negatives, objectives, schedule, shared
+from components.training.devset import write_dev
 from components.training.dynamic import HardNegatives, VectorsOf, vectors_of, write_negatives
 from components.training.history import final_losses, write_losses, write_metrics
 from components.training.loop import Phase
@@ -60,6 +61,7 @@ def run(ctx: Context) -> None:
         settled = {"matryoshka_dims": dims, "training": trained_on, **prompts.config(), **sides}
         save_model(model, ctx.outputs["output"], {**config, **settled})
         write_losses(ctx.outputs["loss"], log)
+        write_dev(ctx.outputs["dev"], selection)
         write_negatives(ctx.outputs["negatives"], negatives)
         metrics = {
             "records": {task.task.name: len(task.task) for task in tasks},

@@ -17,6 +17,7 @@ STEP = Step(
         Port("output", "model", "models/finetune", "Model as a sentence-transformers folder."),
         Port("loss", "file", "reports/finetune/loss.csv", "Loss of every step."),
         Port("negatives", "file", "reports/finetune/negatives.csv", "Scores and replacements of mined negatives."),
+        Port("dev", "file", "reports/finetune/dev.csv", "Measurements on the dev set while training."),
         Port("metrics", "file", "reports/finetune/metrics.json", "Rows, negatives, steps and final losses by task."),
     ),
     run="components.finetune.pipeline:run",

@@ -10,6 +10,7 @@ from components.core.step import Context
 from components.pretrain.initial import principal_axes
 from components.pretrain.params import PretrainParams
 from components.pretrain.start import find_tokenizer, prompts_of, start_static, start_transformer
+from components.training.devset import write_dev
 from components.training.encoder import Encoder, open_encoder
 from components.training.history import final_losses, write_losses, write_metrics
 from components.training.loop import Phase
@@ -50,6 +51,7 @@ def run(ctx: Context) -> None:
     if session.world.main:
         save_model(model, ctx.outputs["output"], _config(params, dims, session))
         write_losses(ctx.outputs["loss"], log)
+        write_dev(ctx.outputs["dev"], selection)
         metrics = {
             "records": len(corpus.table),
             "texts": len(tokens),

@@ -13,6 +13,7 @@ STEP = Step(
     outputs=(
         Port("output", "model", "models/pretrain", "Model as a sentence-transformers folder."),
         Port("loss", "file", "reports/pretrain/loss.csv", "Loss of every step."),
+        Port("dev", "file", "reports/pretrain/dev.csv", "Measurements on the dev set while training."),
         Port("metrics", "file", "reports/pretrain/metrics.json", "Rows, vocabulary, steps and final losses."),
     ),
     run="components.pretrain.pipeline:run",

@@ -40,6 +40,17 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """One value on the dev set while a phase was trained, in percent; `best`: of the step that was the best."""
+
+    step: int
+    task: str
+    metric: str
+    value: float
+    best: bool
+
+
+@dataclass(frozen=True)
 class Hardness:
     """Mined negatives at one step: mean cosines of the batch (None: none seen), queries with new ones, what is left."""
 
@@ -116,6 +127,7 @@ class Evidence:
     heldout_rows: int
     histograms: tuple[Histogram, ...]
     losses: Mapping[str, tuple[Loss, ...]]  # by phase
+    dev: Mapping[str, tuple[Measured, ...]]  # by phase
     hardness: tuple[Hardness, ...]
     quality: tuple[Quality, ...]
     examples: tuple[Example, ...]
@@ -129,6 +141,7 @@ def read_evidence(inputs: Mapping[str, str]) -> Evidence:
         heldout_rows=Dataset.open(inputs["heldout"]).rows,
         histograms=read_histograms(inputs["histogram"]),
         losses={phase: read_losses(inputs[f"{phase}_loss"]) for phase in ("pretrain", "finetune")},
+        dev={phase: read_dev(inputs[f"{phase}_dev"]) for phase in ("pretrain", "finetune")},
         hardness=read_hardness(inputs["negatives"]),
         quality=read_quality(inputs["quality"]),
         examples=read_examples(inputs["examples"]),
@@ -186,6 +199,14 @@ def read_losses(uri: str) -> tuple[Loss, ...]:
     """The loss log of one training phase, by step; a value that is not finite is left out."""
     rows = read_rows(uri, {"step": int, "task": str, "loss": float, "lr": float})
     return tuple(Loss(**row) for row in rows if math.isfinite(row["loss"]))
+
+
+def read_dev(uri: str) -> tuple[Measured, ...]:
+    """The measurements on the dev set of one training phase, by step."""
+    columns: dict[str, Callable[[str], Any]] = {
+        "step": int, "task": str, "metric": str, "value": float, "best": lambda text: bool(int(text)),
+    }  # fmt: skip
+    return tuple(Measured(**row) for row in read_rows(uri, columns))
 
 
 def read_hardness(uri: str) -> tuple[Hardness, ...]:

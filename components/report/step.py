@@ -16,6 +16,8 @@ STEP = Step(
         Port("histogram", "file", "reports/score/histogram.csv", "Scores of the teachers."),
         Port("pretrain_loss", "file", "reports/pretrain/loss.csv", "Losses of pretraining."),
         Port("finetune_loss", "file", "reports/finetune/loss.csv", "Losses of fine-tuning."),
+        Port("pretrain_dev", "file", "reports/pretrain/dev.csv", "Measurements on the dev set while pretraining."),
+        Port("finetune_dev", "file", "reports/finetune/dev.csv", "Measurements on the dev set while fine-tuning."),
         Port("negatives", "file", "reports/finetune/negatives.csv", "Scores of mined negatives, and replacements."),
         Port("quality", "file", "reports/evaluate/quality.csv", "Every measured value."),
         Port("examples", "file", "reports/evaluate/examples.json", "Hits and misses."),

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.report.charts import Frame, Point, Series, figure_svg, histogram, line_chart
-from components.report.evidence import Evidence, Histogram, Loss
+from components.report.evidence import Evidence, Histogram, Loss, Measured
 from components.report.markup import Markup, element, join, trim
-from components.report.page import Block, Column, figure, note, table
+from components.report.page import Block, Column, figure, legend, note, table
 from components.report.scale import count_scale, fixed_scale, linear_scale
-from components.report.words import count, humanise, share
+from components.report.words import count, humanise, metric_name, share
 
 HEIGHT = 260
 PHASES = {"pretrain": "Pretraining", "finetune": "Fine-tuning"}
 # Points of a loss curve; a longer log is averaged down to this many.
 POINTS = 120
+MARKED = 40  # measurements of a dev curve that are marked one by one
 
 
 def scores_block(evidence: Evidence) -> Block:
@@ -63,13 +64,18 @@ def losses_block(evidence: Evidence) -> Block:
         for one in losses:
             by_task.setdefault(one.task, []).append(one)
         panels = [loss_figure(phase, task, by_task[task]) for task in sorted(by_task)]
+        if evidence.dev[phase]:
+            panels.append(dev_figure(phase, evidence.dev[phase]))
         rows.append(element("h3", PHASES[phase], class_="group"))
         rows.append(
             element("div", *panels, class_="figures")
             if panels
             else note(f"No loss was logged: {phase} was not run or took no step.")
         )
-    lede = "Each task has its own axis, since the losses of different tasks are not comparable."
+    lede = (
+        "Each task has its own axis, since the losses of different tasks are not comparable. Where a dev set was kept "
+        "out of training, its measurements follow the losses; the best weights are what the phase leaves."
+    )
     return Block("losses", "Losses", "How training went", lede, join(rows))
 
 
@@ -90,6 +96,44 @@ def loss_figure(phase: str, task: str, losses: Sequence[Loss]) -> Markup:
     rows = [(count(point.x), f"{point.y:.4f}", f"{rates[int(point.x)]:.3g}") for point in points]
     columns = (Column("Step"), Column("Loss", number=True), Column("Learning rate", number=True))
     return figure(humanise(task), told, svg, table(columns, rows, f"Loss of {name}"))
+
+
+def dev_figure(phase: str, measured: Sequence[Measured]) -> Markup:
+    """The dev set's curves, a task each."""
+    by_task: dict[str, list[Measured]] = {}
+    for one in measured:
+        by_task.setdefault(one.task, []).append(one)
+    names = {task: dev_name(task, ones[0].metric) for task, ones in by_task.items()}
+    series = [
+        Series(names[task], index, tuple(dev_point(one) for one in ones), markers=len(ones) <= MARKED)
+        for index, (task, ones) in enumerate(by_task.items())
+    ]
+    steps = [one.step for one in measured]
+    told = f"{count(len(set(steps)))} measurement{'s' if len(set(steps)) > 1 else ''}."
+    best = [one for one in measured if one.best]
+    if best:
+        values = ", ".join(f"{names[one.task]} {one.value:.1f}" for one in best)
+        told += f" The best after step {count(best[0].step)}: {values}."
+    x, y = fixed_scale(min(steps), max(steps), 5), linear_scale([one.value for one in measured], 6)
+    drawing = line_chart(series, Frame(HEIGHT - 20, x, y, "step", "percent"))
+    title = f"Dev set, {PHASES[phase].lower()}"
+    svg = figure_svg(f"dev-{phase}", title, told, HEIGHT - 20, drawing)
+    columns = (Column("Step"), *(Column(one.name, number=True) for one in series))
+    values_at = {(one.step, one.task): f"{one.value:.2f}" for one in measured}
+    rows = [
+        (count(step), *(values_at.get((step, task), "\u2013") for task in by_task)) for step in dict.fromkeys(steps)
+    ]
+    return figure("Dev set", told, svg, table(columns, rows, title), legend(series))
+
+
+def dev_point(one: Measured) -> Point:
+    """A measurement as a mark."""
+    return Point(one.step, one.value, f"step {count(one.step)}: {one.value:.2f}{' (best)' if one.best else ''}")
+
+
+def dev_name(task: str, metric: str) -> str:
+    """A task of the dev set with its measure; the mean over tasks is one itself."""
+    return humanise(task) if task == metric else f"{humanise(task)}, {metric_name(metric)}"
 
 
 def run_length(losses: Sequence[Loss]) -> int:

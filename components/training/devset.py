@@ -7,6 +7,8 @@ share of texts that lie nearest to their own label; all in percent, at the model
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.core import storage
 from components.core.errors import UsageError
 from components.core.measure import DIGITS, Embedded, Floats, main_metric, measure_embedded
 from components.core.suite import RetrievalTask, StsTask, script_language
@@ -100,6 +103,11 @@ class DevSet:
         """Names of the tasks."""
         return [task.name for task in self._tasks]
 
+    @property
+    def metrics(self) -> dict[str, str]:
+        """What each task is measured by."""
+        return {task.name: "accuracy" if isinstance(task, ClassTask) else main_metric(task) for task in self._tasks}
+
 
 class Selection:
     """Which measurement was best, and whether there is still hope.
@@ -158,6 +166,28 @@ class Selection:
         """For the figures that training leaves."""
         best = next(one for one in self.measured if one["step"] == self.best)
         return {"best": best, "metric": self._metric or "mean", "measurements": len(self.measured)}
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Every measurement as rows (step, task, metric, value, 1 where it was the best): the tasks, then their mean.
+
+        One task is its own mean.
+        """
+        metrics, rows = self._devset.metrics, []
+        for one in self.measured:
+            step, best = one["step"], int(one["step"] == self.best)
+            rows += [(step, task, metric, one["tasks"][task], best) for task, metric in metrics.items()]
+            if self._metric is None and len(metrics) > 1:
+                rows.append((step, "mean", "mean", one["value"], best))
+        return rows
+
+
+def write_dev(uri: str, selection: Selection | None) -> None:
+    """The measurements as CSV; the header alone if there was no dev set."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["step", "task", "metric", "value", "best"])
+    writer.writerows(selection.rows() if selection else [])
+    storage.write_bytes(uri, text.getvalue().encode())
 
 
 def _task_sides(task: DevTask) -> tuple[tuple[int, list[str]], tuple[int, list[str]]]:

@@ -16,7 +16,12 @@ from components.core.manifest import Dataset
 from components.training.checkpoint import Checkpoints
 from tests.fixtures.small_corpus import SMALL, records, run_step, write_dataset
 
-OUTPUTS = ("models/finetune/model.safetensors", "reports/finetune/metrics.json", "reports/finetune/loss.csv")
+OUTPUTS = (
+    "models/finetune/model.safetensors",
+    "reports/finetune/metrics.json",
+    "reports/finetune/loss.csv",
+    "reports/finetune/dev.csv",
+)
 SMALL_BATCHES = {"retrieval": {"batch_size": 16}, "similarity": {"batch_size": 16}, "classes": {"batch_size": 16}}
 DEV = {"every": 3, "rows": 60, "patience": 3}
 CHECKPOINTS = Path(".embedmill/checkpoints/finetune")
@@ -41,6 +46,12 @@ def test_the_best_of_the_measured_models_is_left_and_a_stop_changes_nothing(monk
     assert set(dev["best"]["tasks"]) == {"retrieval", "similarity", "classes"}
     assert dev["best"]["step"] % DEV["every"] == 0
     assert dev["measurements"] > 1
+    rows = [line.split(",") for line in undisturbed[3].decode().splitlines()[1:]]
+    assert {row[1]: row[2] for row in rows} == {
+        "retrieval": "ndcg_at_10", "similarity": "spearman", "classes": "accuracy", "mean": "mean"
+    }  # fmt: skip
+    assert len(rows) == 4 * dev["measurements"]
+    assert {int(row[0]) for row in rows if row[4] == "1"} == {dev["best"]["step"]}
     assert not CHECKPOINTS.exists()
 
     start = Checkpoints.start

@@ -10,7 +10,7 @@ from components.report.evidence import Evidence, read_evidence
 from components.report.picture import picture
 from components.report.pipeline import page
 from tests.fixtures.chromium import Chromium
-from tests.report.test_pipeline import no_losses, no_scores, nothing_measured
+from tests.report.test_pipeline import no_losses, no_scores, nothing_measured, one_measurement
 
 PHONE, LAPTOP = 390, 1280
 # Charts without area, and chart texts that leave their card or lie on each other in a row of bars.
@@ -52,7 +52,7 @@ def test_every_figure_is_drawn_and_nothing_is_asked_for(
 ) -> None:
     address = show(browser, tmp_path, evidence, width, dark)
     browser.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert browser.evaluate("document.querySelectorAll('svg.chart').length") == 12
+    assert browser.evaluate("document.querySelectorAll('svg.chart').length") == 13
     assert browser.evaluate(FLAWS) == []
     assert browser.evaluate("document.documentElement.scrollWidth") == width
     assert browser.evaluate("getComputedStyle(document.documentElement).backgroundColor") == (
@@ -64,7 +64,7 @@ def test_every_figure_is_drawn_and_nothing_is_asked_for(
 
 
 def test_a_run_with_little_to_show_fits_a_phone(browser: Chromium, inputs: dict[str, str], tmp_path: Path) -> None:
-    for change in (nothing_measured, no_losses, no_scores):
+    for change in (nothing_measured, no_losses, one_measurement, no_scores):
         change(inputs)
     show(browser, tmp_path, read_evidence(inputs), PHONE)
     assert browser.evaluate(FLAWS) == []

@@ -46,7 +46,7 @@ def test_the_page_tells_the_whole_run(evidence: Evidence) -> None:
     assert charts(root) == [
         "headline", "dimensions-0", "dimensions-1", "dimensions-2", "funnel", "scores-0",
         "loss-pretrain-retri-contrast",
-        "loss-finetune-cls-contrast", "loss-finetune-cosent", "loss-finetune-retri-contrast",
+        "loss-finetune-cls-contrast", "loss-finetune-cosent", "loss-finetune-retri-contrast", "dev-finetune",
         "negatives-scores", "negatives-replaced",
     ]  # fmt: skip
     assert "embedmill version 3" in text
@@ -56,6 +56,7 @@ def test_the_page_tells_the_whole_run(evidence: Evidence) -> None:
     assert "Of 97,240 rows read for training, 74,042 (76.1 %) were left. 5,420 other rows are held out" in text
     assert {"near duplicate", "not python (quarantined)", "2 other reasons"} <= set(texts(root, "bar-label"))
     assert texts(root, "threshold-label") == ["threshold 0.14"]
+    assert "6 measurements. The best after step 200: retrieval, nDCG@10 69.2, similarity, Spearman" in text
     assert texts(root, "note") == []
 
 
@@ -143,6 +144,15 @@ def no_losses(inputs: dict[str, str]) -> None:
     Path(inputs["finetune_loss"]).write_bytes(b"")
 
 
+def one_measurement(inputs: dict[str, str]) -> None:
+    lines = Path(inputs["finetune_dev"]).read_text().splitlines()
+    Path(inputs["finetune_dev"]).write_text("\n".join(lines[:2]))
+
+
+def no_dev(inputs: dict[str, str]) -> None:
+    Path(inputs["finetune_dev"]).write_text("step,task,metric,value,best\n")
+
+
 def no_scores(inputs: dict[str, str]) -> None:
     write_csv(Path(inputs["histogram"]), ("teacher", "low", "high", "rows", "threshold"), [])
 
@@ -172,6 +182,8 @@ def no_rows(inputs: dict[str, str]) -> None:
         (one_dimension, "Only one dimension was measured", None),
         (only_the_model, "No baseline was measured.", None),
         (no_losses, "No loss was logged: pretrain was not run or took no step.", "loss-pretrain-retri-contrast"),
+        (one_measurement, "1 measurement.", None),
+        (no_dev, "How training went", "dev-finetune"),
         (no_scores, "No pair was scored", "scores-0"),
         (no_negatives, "No hard negatives were mined.", "negatives-scores"),
         (standard_negatives, "negative, standard mining: 0.6", "negatives-replaced"),
@@ -202,6 +214,7 @@ def test_a_refused_model_shows_the_broken_rule_and_who_is_champion(inputs: dict[
     [
         ("quality", "system,task,dim,value\n", "no column 'metric'; found system, task, dim, value"),
         ("pretrain_loss", "step,task,loss,lr\n1,a,0.5,0.1\n2,a,high,0.1\n", "line 3: could not convert"),
+        ("finetune_dev", "step,task,metric,value,best\n3,a,mean,1.5,yes\n", "line 2: invalid literal"),
         ("negatives", "step,kind,positive,negative,replaced,left\n1,dynamic,0.5,x,0,1\n", "line 2: could not convert"),
         ("version", "[1]", "expected a JSON object, found list"),
         ("version", "{", "not valid JSON"),

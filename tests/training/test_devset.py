@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from components.core.errors import UsageError
 from components.core.records import record_table
 from components.core.suite import RetrievalTask, StsTask
 from components.training import devset
-from components.training.devset import ClassTask, DevSet, Selection, dev_tasks
+from components.training.devset import ClassTask, DevSet, Selection, dev_tasks, write_dev
 from components.training.tokens import PASSAGE, QUERY, SYMMETRIC, Reading, Texts
 
 
@@ -100,6 +100,7 @@ def test_tasks_are_measured_on_vectors_of_their_side(tmp_path: Path) -> None:
         return found / np.linalg.norm(found, axis=1, keepdims=True)
 
     values = measured.measure(vectors)
+    assert measured.metrics == {"retrieval": "ndcg_at_10", "similarity": "spearman", "classes": "accuracy"}
     assert values["similarity"] == 100.0
     assert values["classes"] == pytest.approx(100 / 3, abs=1e-3)
     # both answers are the farther of two passages: rank 2 of 2
@@ -121,6 +122,7 @@ class Given:
     """A dev set with these values, one measurement after the other."""
 
     names = ("a", "b")
+    metrics: ClassVar[dict[str, str]] = {"a": "spearman", "b": "accuracy"}
 
     def __init__(self, *values: tuple[float, float]) -> None:
         self.values = list(values)
@@ -129,7 +131,7 @@ class Given:
         return dict(zip(self.names, self.values.pop(0), strict=True))
 
 
-def test_the_best_measurement_is_kept_and_patience_ends() -> None:
+def test_the_best_measurement_is_kept_and_patience_ends(tmp_path: Path) -> None:
     selection = Selection(Given((1, 5), (4, 4), (6, 2), (0, 7)), every=10, patience=2)
     better = []
     for step in (10, 20, 30, 40):
@@ -138,10 +140,17 @@ def test_the_best_measurement_is_kept_and_patience_ends() -> None:
     assert better == [True, True, False, False]
     assert (selection.best, selection.hopeless) == (20, True)
     assert selection.summary()["best"] == {"step": 20, "value": 4.0, "tasks": {"a": 4, "b": 4}}
+    write_dev(str(tmp_path / "dev.csv"), selection)
+    rows = (tmp_path / "dev.csv").read_text().splitlines()
+    assert rows[0] == "step,task,metric,value,best"
+    assert rows[4:7] == ["20,a,spearman,4,1", "20,b,accuracy,4,1", "20,mean,mean,4.0,1"]
+    assert sum(row.endswith(",1") for row in rows) == 3
     named = Selection(Given((1, 5), (4, 4)), every=10, metric="b")
     for step in (10, 20):
         named.measure(step, lambda texts: np.zeros(0))
     assert named.best == 10
+    assert named.rows()[0] == (10, "a", "spearman", 1, 1)
+    assert len(named.rows()) == 4
     assert [step for step in range(1, 26) if named.due(step, 25)] == [10, 20, 25]
 
 
