@@ -185,12 +185,12 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             (self._folder / _FAILED).touch()
             raise
-        self._prune(best)
+        self._prune(step, best)
 
     def _await(self, step: int) -> None:
         """Return when the first process has written the checkpoint. Raises InputError if it could not."""
         deadline = None
-        while not (self._folder / f"{step:08d}" / _MARKER).exists():
+        while _fingerprint(self._folder / f"{step:08d}") != self.fingerprint:
             if (self._folder / _FAILED).exists():
                 raise InputError(f"{self._folder}: the first process could not write the checkpoint")
             if self._failed.is_set():
@@ -199,9 +199,11 @@ class Checkpoints:
                     return
             time.sleep(_POLL_SECONDS)
 
-    def _prune(self, best: int | None) -> None:
+    def _prune(self, step: int, best: int | None) -> None:
+        """Remove all but the last ones of this run, and the best; what counts further is damaged or another run's."""
         finished = self._finished()
-        kept = {*finished[-self._keep :], *(folder for folder in finished if int(folder.name) == best)}
+        own = [folder for folder in finished if int(folder.name) <= step and _fingerprint(folder) == self.fingerprint]
+        kept = {*own[-self._keep :], *(folder for folder in own if int(folder.name) == best)}
         for folder in finished:
             if folder not in kept:
                 (folder / _MARKER).unlink(missing_ok=True)  # first, so that a part of it is no checkpoint
@@ -227,12 +229,22 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _MARKER)
 
 
-def _vouched(folder: Path, fingerprint: str) -> bool:
+def _marker(folder: Path) -> dict[str, Any]:
+    """What a checkpoint's marker says; nothing, if there is none that can be read."""
     try:
         marker = json.loads((folder / _MARKER).read_bytes())
     except (OSError, ValueError):
-        return False
-    if not isinstance(marker, dict) or marker.get("fingerprint") != fingerprint:
+        return {}
+    return marker if isinstance(marker, dict) else {}
+
+
+def _fingerprint(folder: Path) -> str | None:
+    return _marker(folder).get("fingerprint")
+
+
+def _vouched(folder: Path, fingerprint: str) -> bool:
+    marker = _marker(folder)
+    if marker.get("fingerprint") != fingerprint:
         return False
     names = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     digests = marker.get("sha256", {})

@@ -52,6 +52,28 @@ def test_checkpoint_of_another_run_is_ignored(tmp_path: Path) -> None:
         changed.read(1)
 
 
+def test_checkpoints_of_a_run_with_other_parameters_do_not_push_out_new_ones(tmp_path: Path) -> None:
+    for step in (600, 800):
+        Checkpoints(tmp_path, "before").save(step, state(step))
+    changed = Checkpoints(tmp_path, "changed")
+    changed.save(200, state(200))
+    latest = changed.latest()
+    assert latest is not None
+    assert latest.values == {"log": [200]}
+    assert names(tmp_path) == ["00000200"]
+
+
+def test_a_damaged_checkpoint_does_not_push_out_those_of_the_run_that_went_on(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "run", keep=1)
+    checkpoints.save(1, state(1))
+    checkpoints.save(8, state(8))
+    (tmp_path / "00000008" / "state.json").write_text("{")
+    checkpoints.save(4, state(4))
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.values == {"log": [4]}
+
+
 @pytest.mark.parametrize("damage", ["state.safetensors", "state.json", "COMPLETE", "extra"])
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: str) -> None:
     checkpoints = Checkpoints(tmp_path, "run")
