@@ -1,8 +1,8 @@
 """What dynamic mining costs a training step, besides mining again: its share of the loop's CPU time.
 
 The loop runs as it is, on real pairs; what it calls for the sake of dynamic mining (finding each query's negatives in
-the batch, their cosines, remembering them, checking and replacing) is timed on the loop's own thread. The copy of the
-weights that mining again works on counts as mining.
+the batch, taking their cosines out of the loss, remembering them, checking and replacing) is timed on the loop's own
+thread. The copy of the weights that mining again works on counts as mining.
 """
 
 from __future__ import annotations
@@ -78,11 +78,13 @@ def measure(shape: Shape) -> Result:
     """Train with dynamic mining and set what it took against the whole."""
     from components.training import objectives
     from components.training.dynamic import HardNegatives
+    from components.training.fused import Watch
     from components.training.trainee import StaticTrainee
 
     meter = Meter()
     progress("overhead: training with dynamic mining")
-    laid = [(objectives, name) for name in ("places", "mean_cosines")]
+    laid = [(objectives, "places")]
+    laid += [(Watch, name) for name in ("__init__", "see", "finish")]
     laid += [(HardNegatives, name) for name in ("observe", "finish_step")]
     laid += [(StaticTrainee, "frozen")]
     before = [getattr(place, name) for place, name in laid]

@@ -13,7 +13,8 @@ What is left open there and decided here:
   stay, and the mined ones follow them.
 - A window that only its first candidates fill is not used; the new list counts as the first replacement. A new list
   too short for its window gives its last n candidates.
-- Cosines are those of the leading dimensions that candidates are ranked by: as hard as when they were chosen.
+- Cosines are those that the loss computes anyway: at the first of its Matryoshka dimensions that is not below the
+  number that candidates are ranked by, else at its last; in the precision of its products.
 - A mean below zero is always easy: then ``ratio · score < score``.
 
 Mining again runs in a thread, on a copy of the weights, and its result is taken at the next check, which waits for it
@@ -47,8 +48,6 @@ VectorsOf = Callable[[Rows, int, int], Vectors]
 """Unit vectors float32 [T, dims] of texts: store rows [T], the side they are read on, leading dimensions."""
 
 _TEXTS = 1 << 16  # texts whose tokens are held at once
-
-_COSINES = 1 << 18  # numbers of the queries worked on at once: the means stay in the processor's cache
 
 _HEADER = "step,kind,positive,negative,replaced,left"
 _NONE: Candidates = np.zeros((0, 0), dtype=np.int32)
@@ -162,7 +161,7 @@ class HardNegatives:
 
     @property
     def dims(self) -> int:
-        """Leading dimensions whose cosines `observe` expects: those that candidates are ranked by."""
+        """Leading dimensions that candidates are ranked by; the cosines that `observe` is told are of about as many."""
         return self._pool.dims
 
     @property
@@ -190,11 +189,13 @@ class HardNegatives:
         present_bK = self._present_NK[rows]
         return (present_bK if role is None else present_bK[:, role :: self._roles]).astype(np.int64)
 
-    def observe(self, rows: Rows, positive_b: Vectors, negative_b: Vectors) -> None:
+    def observe(self, rows: Rows, score_2b: Tensor) -> None:
         """Note a step's scores: cosine of each item's positive, mean cosine of its present negatives (NaN: has none).
 
-        Called once a step; the rows differ, and the negatives are those of all roles.
+        Called once a step in every process; the rows differ, and the negatives are those of all roles. Each item is
+        scored by one process, the others have zeros.
         """
+        positive_b, negative_b = self._world.sum_(score_2b).cpu().numpy()
         self._seen = rows, positive_b, negative_b
 
     def finish_step(self, step: int, snapshot: Callable[[], VectorsOf]) -> dict[str, float]:
@@ -376,37 +377,6 @@ def write_negatives(uri: str, negatives: HardNegatives | None) -> None:
     """The log of mined negatives as CSV; the header alone if none were mined."""
     lines = negatives.rows() if negatives else []
     storage.write_bytes(uri, "\n".join([_HEADER, *lines, ""]).encode())
-
-
-def mean_cosines(query_BD: Tensor, passage_MD: Tensor, column_BK: npt.NDArray[np.int64]) -> tuple[Vectors, Vectors]:
-    """Cosine of query b and passage b, its positive [B]; mean cosine of query b and passages ``column_BK`` [B].
-
-    Columns may be ``ABSENT``; the mean of none is NaN. The mean of cosines is one product with the mean of the
-    passages' unit vectors, so each of them is read once.
-    """
-    import torch
-    from torch.nn.functional import embedding_bag
-
-    passage_MD = passage_MD.contiguous()
-    present_BK = column_BK != ABSENT
-    count_B = present_BK.sum(axis=1)
-    edges_B = np.concatenate([[0], np.cumsum(count_B)])
-    place = torch.from_numpy(column_BK[present_BK]).to(passage_MD.device)
-    starts_B = torch.from_numpy(edges_B[:-1]).to(passage_MD.device)
-    inverse_M = passage_MD.norm(dim=1).clamp_min(1e-12).reciprocal()
-    inverse_B = query_BD.norm(dim=1).clamp_min(1e-12).reciprocal()
-    positive_B, negative_B = torch.empty_like(inverse_B), torch.empty_like(inverse_B)
-    together = max(1, _COSINES // query_BD.shape[1]) if query_BD.device.type == "cpu" else len(query_BD)
-    for start in range(0, len(query_BD), together):
-        rows = slice(start, min(start + together, len(query_BD)))
-        part = slice(edges_B[rows.start], edges_B[rows.stop])
-        total_bD = embedding_bag(
-            place[part], passage_MD, starts_B[rows] - part.start, mode="sum", per_sample_weights=inverse_M[place[part]]
-        )
-        negative_B[rows] = torch.linalg.vecdot(total_bD, query_BD[rows]) * inverse_B[rows]
-        positive_B[rows] = torch.linalg.vecdot(passage_MD[rows], query_BD[rows]) * inverse_B[rows] * inverse_M[rows]
-    negative_B /= torch.from_numpy(np.where(count_B > 0, count_B, np.nan).astype(np.float32)).to(negative_B.device)
-    return positive_B.cpu().numpy(), negative_B.cpu().numpy()
 
 
 def _shown(score: float) -> str:

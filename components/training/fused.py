@@ -20,6 +20,9 @@ from components.training.losses import IN_BATCH, NO_MASKS, Masks, Terms
 from components.training.products import product
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
     from torch import Tensor
 
 # Scores of a block, which the matrix products work on: on a CPU those of all dimensions stay near its last cache.
@@ -53,26 +56,59 @@ def fused_info_nce(
     terms: Terms = IN_BATCH,
     bf16: bool = False,
     rows: slice | None = None,
+    watch: Watch | None = None,
 ) -> Contrast:
     """Σ_k weights[k] · InfoNCE on the leading dims[k] dimensions, with its gradients.
 
     The same value as ``losses.matryoshka`` of ``losses.info_nce`` with ``reduction="sum"``, whatever the masks and
     terms. ``dims`` ascend; dimensions beyond the last get no gradient. ``bf16`` rounds the operands of the matrix
     products, never the softmax. ``rows`` leaves all but these queries to others: losses and gradients of disjoint
-    shares add up to the whole.
+    shares add up to the whole. ``watch`` is filled with cosines of these queries.
     """
     rows = slice(0, len(query_BD)) if rows is None else rows
     sides = (_Side(query_BD, dims, bf16), _Side(passage_MD, dims, bf16))
-    work = _Work(sides, scale, weights, terms, masks)
+    work = _Work(sides, scale, weights, terms, masks, watch)
     on_cpu = query_BD.device.type == "cpu"
     sums = in_lanes(lambda lane: work.run(share(0, lane, rows))) if on_cpu else [work.run(rows)]
     query_grad_BD, passage_grad_MD = (
         _projected(side, work.left[name], [each.right[name] for each in sums], [each.along[name] for each in sums])
         for name, side in enumerate(sides)
     )
+    if watch is not None:
+        watch.finish(rows, *(side.inverse_KN[watch.k] for side in sides))
     # every score counts once along its left text and once along its right one
     slope = sum(float(along_KN.double().sum()) for each in sums for along_KN in each.along) / 2
     return Contrast(float(work.loss_B.sum()), query_grad_BD, passage_grad_MD, slope)
+
+
+class Watch:
+    """Cosines at the ``k``-th dimension that a loss has at hand, whatever it masks.
+
+    ``score_2B``: of query b and passage b, and the mean over query b and passages ``column_BK`` (pads are negative),
+    NaN where there are none. Queries of other shares have 0.
+    """
+
+    def __init__(self, k: int, column_BK: npt.NDArray[np.int64], device: torch.device) -> None:
+        import numpy as np
+        import torch
+
+        self.k = k
+        column_BC = np.concatenate([np.arange(len(column_BK))[:, None], column_BK], axis=1)
+        self._column_BC = torch.from_numpy(column_BC).to(device)
+        self._place_BC = self._column_BC.clamp(min=0)
+        self._gram_BC = torch.zeros(column_BC.shape, device=device)
+        self.score_2B = torch.zeros(2, len(column_BC), device=device)
+
+    def see(self, rows: slice, gram_bM: Tensor) -> None:
+        """Take the inner products of these queries: one call, for there are many blocks."""
+        self._gram_BC[rows] = gram_bM.gather(1, self._place_BC[rows])
+
+    def finish(self, rows: slice, query_inverse_B: Tensor, passage_inverse_M: Tensor) -> None:
+        """Make cosines of what was seen of these queries, with the inverse norms."""
+        place_bC, present_bC = self._place_BC[rows], self._column_BC[rows] >= 0
+        cosine_bC = self._gram_BC[rows] * passage_inverse_M[place_bC] * present_bC * query_inverse_B[rows, None]
+        self.score_2B[0, rows] = cosine_bC[:, 0]
+        self.score_2B[1, rows] = cosine_bC[:, 1:].sum(1) / present_bC[:, 1:].sum(1)
 
 
 class _Side:
@@ -138,10 +174,12 @@ class _Work:
         weights: Sequence[float],
         terms: Terms,
         masks: Masks,
+        watch: Watch | None,
     ) -> None:
         import torch
 
         query, _ = self.sides = sides
+        self.watch = watch
         whole = query.whole_ND
         self.groups = _groups(terms, masks, len(query))
         self.weights = [weight / (len(self.groups) * len(query)) for weight in weights]
@@ -171,6 +209,8 @@ class _Work:
             columns.append(slice(count, count + len(self.sides[term.right])))
             count = columns[-1].stop
         gram_KbM = self._grams(rows, group)
+        if self.watch is not None and group is self.groups[0]:
+            self.watch.see(rows, gram_KbM[self.watch.k])
         step = max(1, _TILE_SCORES[self.loss_B.device.type] // count)
         for start in range(rows.start, rows.stop, step):
             stop = min(start + step, rows.stop)

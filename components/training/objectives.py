@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from components.core.errors import UsageError
 from components.training.corpus import ABSENT, RetrievalRows, Rows
-from components.training.dynamic import HardNegatives, mean_cosines
-from components.training.fused import fused_info_nce
+from components.training.dynamic import HardNegatives
+from components.training.fused import Watch, fused_info_nce
 from components.training.guide import Guide
 from components.training.losses import (
     IN_BATCH,
@@ -146,6 +146,9 @@ class Retrieval:
         self._negatives_of = negatives.of if isinstance(negatives, HardNegatives) else negatives.__getitem__
         self._matryoshka, self._bf16 = matryoshka, bf16
         self._terms, self._guide, self._distill = terms, guide, distill
+        self._watched = len(matryoshka.dims) - 1  # the dimension that hardness is measured at
+        if self.negatives:
+            self._watched = min(int(np.searchsorted(matryoshka.dims, self.negatives.dims)), self._watched)
         self._temperature = Temperature(scale, learn_temperature)
         self.parameters: Mapping[str, Tensor] = self._temperature.parameters
         # queries and positives must be distinct in a batch: a repeated one would be a false negative
@@ -163,13 +166,14 @@ class Retrieval:
 
         count, passage_M = len(rows), self._passages(rows)
         query_BD, passage_MD = embedding_TD[:count], embedding_TD[count:]
+        watch = None
         if self.negatives:
-            columns_BK = places(passage_M, self.negatives.of(rows))
-            head = slice(0, self.negatives.dims)
-            self.negatives.observe(rows, *mean_cosines(query_BD[:, head], passage_MD[:, head], columns_BK))
+            watch = Watch(self._watched, places(passage_M, self.negatives.of(rows)), embedding_TD.device)
         masks, terms = self._masks(rows, passage_M, embedding_TD.device)
         scale, (dims, weights) = self._temperature.scale(), (self._matryoshka.dims, self._matryoshka.weights)
-        found = fused_info_nce(query_BD, passage_MD, scale, dims, weights, masks, terms, self._bf16, share)
+        found = fused_info_nce(query_BD, passage_MD, scale, dims, weights, masks, terms, self._bf16, share, watch)
+        if self.negatives and watch:
+            self.negatives.observe(rows, watch.score_2B)
         self._temperature.learn(found.log_scale_grad)
         grad_TD = torch.cat([found.query_grad, found.passage_grad])
         if self._distill is None or share.stop != count:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import product as combinations
 
+import numpy as np
 import pytest
 import torch
 
 from components.training import fused
-from components.training.fused import Contrast, fused_info_nce
+from components.training.fused import Contrast, Watch, fused_info_nce
 from components.training.lanes import use_threads
 from components.training.losses import IN_BATCH, Masks, Terms, info_nce, matryoshka
 from components.training.products import product
@@ -123,6 +124,23 @@ def test_blocks_and_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert cut.loss == pytest.approx(whole.loss, rel=1e-12)
     torch.testing.assert_close(cut.query_grad, whole.query_grad)
     torch.testing.assert_close(cut.passage_grad, whole.passage_grad)
+
+
+@pytest.mark.parametrize("terms", [IN_BATCH, Terms(False, True, True, True)])
+def test_watched_cosines_are_those_of_the_dimension_whatever_is_masked(terms: Terms) -> None:
+    query, passage = torch.randn(7, 24), torch.randn(9, 24)
+    column = np.array([[7, 8, 7], [7, -1, 0], [-1, -1, -1], [-1, -1, 8], [0, 1, 2], [1, 1, 1], [8, 7, 6]])
+    masks = Masks(torch.ones(7, 9, dtype=torch.bool))
+    watches = []
+    for rows in (None, slice(0, 3), slice(3, 7)):
+        watch = Watch(1, column, query.device)
+        fused_info_nce(query, passage, 20, DIMS, WEIGHTS, masks, terms, rows=rows, watch=watch)
+        watches.append(watch.score_2B)
+    cosine = torch.cosine_similarity(query[:, None, :8], passage[None, :, :8], dim=2)
+    means = [cosine[row, [place for place in places if place >= 0]].mean() for row, places in enumerate(column)]
+    expected = torch.stack([cosine.diagonal(), torch.stack(means)])
+    torch.testing.assert_close(watches[0], expected, equal_nan=True)
+    torch.testing.assert_close(watches[1] + watches[2], expected, equal_nan=True)
 
 
 def test_dimensions_beyond_the_last_get_no_gradient() -> None:
