@@ -223,6 +223,7 @@ def _backward(
         grads.append(grad_td / roles if roles > 1 else grad_td)
         first += len(part)
     grad_TD = world.sum_(grads[0] if len(grads) == 1 else torch.cat(grads))
+    del embedding_TD, grads, grad_td  # the way back needs memory
     engine.backward(grad_TD if world.size == 1 else grad_TD[torch.from_numpy(own)])
     return length_T, rank_T, losses
 

@@ -314,8 +314,8 @@ class Temperature:
 
 def places(values_M: Rows, wanted_BK: Rows) -> Rows:
     """Where each wanted value stands among distinct ones [B, K]; ``ABSENT`` stays."""
-    order_M = np.argsort(values_M)
-    place_BK = np.searchsorted(values_M, wanted_BK, sorter=order_M).clip(max=len(values_M) - 1)
+    order_M = np.argsort(values_M, kind="stable")
+    place_BK = np.searchsorted(values_M[order_M], wanted_BK).clip(max=len(values_M) - 1)
     return np.where(wanted_BK == ABSENT, ABSENT, order_M[place_BK])
 
 

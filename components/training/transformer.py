@@ -279,12 +279,12 @@ class TransformerTrainee:
 
         parts = list(chunks(bags, self._passes.chunk_tokens))
         parts += [_IDLE] * (self.agree(len(parts)) - len(parts))
-        with torch.set_grad_enabled(len(parts) == 1), use_threads(self._passes.threads):
-            outputs = [self._forward(part, seed, number) for number, (_, part) in enumerate(parts)]
         embedding_TD = torch.zeros(len(bags), self.dims, device=self.device)
-        for (rows, _), output in zip(parts, outputs, strict=True):
-            embedding_TD[torch.from_numpy(rows).to(self.device)] = output.detach()[: len(rows)]
-        self._kept = _Kept(parts, seed, outputs[0] if len(outputs) == 1 else None)
+        with torch.set_grad_enabled(len(parts) == 1), use_threads(self._passes.threads):
+            for number, (rows, part) in enumerate(parts):
+                output = self._forward(part, seed, number)
+                embedding_TD[torch.from_numpy(rows).to(self.device)] = output.detach()[: len(rows)]
+        self._kept = _Kept(parts, seed, output if len(parts) == 1 else None)
         return embedding_TD
 
     def backward(self, grad_TD: Tensor, run: Backward = autograd) -> None:
