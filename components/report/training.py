@@ -64,14 +64,14 @@ def losses_block(evidence: Evidence) -> Block:
         for one in losses:
             by_task.setdefault(one.task, []).append(one)
         panels = [loss_figure(phase, task, by_task[task]) for task in sorted(by_task)]
-        if evidence.dev[phase]:
-            panels.append(dev_figure(phase, evidence.dev[phase]))
         rows.append(element("h3", PHASES[phase], class_="group"))
         rows.append(
             element("div", *panels, class_="figures")
             if panels
             else note(f"No loss was logged: {phase} was not run or took no step.")
         )
+        if evidence.dev[phase]:
+            rows.append(element("div", dev_figure(phase, evidence.dev[phase]), class_="figures"))
     lede = (
         "Each task has its own axis, since the losses of different tasks are not comparable. Where a dev set was kept "
         "out of training, its measurements follow the losses; the best weights are what the phase leaves."
