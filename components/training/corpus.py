@@ -213,8 +213,9 @@ class Corpus:
     def split_dev(self, rows: int, seed: int) -> tuple[Corpus, pa.Table]:
         """The corpus without about ``rows`` records (no more), and the records that were kept out of it.
 
-        Records go by the hash of their text, those of equal texts together: a query is never on both sides. Raises
-        UsageError if that were more than half of the records.
+        Records go by the hash of their text, those of equal texts together: a query is never on both sides. A graded
+        pair (b, a) whose (a, b) is kept out is on neither. Raises UsageError if more than half of the records were to
+        be kept out.
         """
         import pyarrow as pa
 
@@ -226,8 +227,18 @@ class Corpus:
         mixed = text_ids(f"{seed} {identifier}" for identifier in self._ids["text"].tolist())
         _, group, sizes = np.unique(mixed, return_inverse=True, return_counts=True)
         kept_out = (np.cumsum(sizes) <= rows)[group]
-        training = Corpus(self.table.filter(pa.array(~kept_out)), self.digest, self.uri)
+        training = Corpus(self.table.filter(pa.array(~kept_out & ~self._mirrored(kept_out))), self.digest, self.uri)
         return training, self.table.filter(pa.array(kept_out))
+
+    def _mirrored(self, kept_out: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Which records are a graded pair of ``kept_out`` the other way round [N]."""
+        graded, left, right = self._is_task("cosent"), self._ids["text"], self._ids["text_pair"]
+        kept = graded & kept_out
+        pairs = set(zip(left[kept].tolist(), right[kept].tolist(), strict=True))
+        found = np.zeros(len(self.table), np.bool_)
+        for row in np.flatnonzero(graded & np.isin(right, left[kept])).tolist():
+            found[row] = (int(right[row]), int(left[row])) in pairs
+        return found
 
     def retrieval(self, store: TokenStore | SidedTokens, without: Sequence[str] = ()) -> RetrievalRows:
         """The retrieval records, save those of the languages ``without``."""

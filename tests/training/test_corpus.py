@@ -163,6 +163,14 @@ def test_dev_split_keeps_records_of_one_text_together_and_out_of_training() -> N
     assert training.digest == corpus.digest
     assert corpus.split_dev(60, 5)[1].equals(dev)
     assert not corpus.split_dev(60, 6)[1].equals(dev)
+    mirrored = [GRADED | {"text": "s", "text_pair": f"q{k}", "label": float(k)} for k in range(100)]
+    both = corpus_of([*rows, *mirrored])
+    training, dev = both.split_dev(60, 5)
+    kept = {(one["text"], one["text_pair"]) for one in dev.to_pylist() if one["task"] == "cosent"}
+    left = {(one["text"], one["text_pair"]) for one in training.table.to_pylist() if one["task"] == "cosent"}
+    assert kept
+    assert not left & {(right, text) for text, right in kept}
+    assert len(training.table) == 500 - len(dev) - len(kept)  # nothing else is missing
     with pytest.raises(UsageError, match=r"dev.rows: 201 of 400 records leave .*allowed: up to 200"):
         corpus.split_dev(201, 5)
 
