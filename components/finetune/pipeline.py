@@ -12,7 +12,7 @@ from components.finetune.params import FinetuneParams
 from components.finetune.tasks import hard_negatives, objectives, schedule, shared
 from components.training.devset import write_dev
 from components.training.dynamic import HardNegatives, VectorsOf, vectors_of, write_negatives
-from components.training.history import final_losses, write_losses, write_metrics
+from components.training.history import final_losses, learned_values, write_losses, write_metrics
 from components.training.loop import Phase
 from components.training.model import Model, check_dims, load_model, save_model
 from components.training.objectives import Matryoshka
@@ -68,6 +68,7 @@ def run(ctx: Context) -> None:
             "steps": phase.plan.counts(),
             "loss": final_losses(log),
             **({"negatives": negatives.figures()} if negatives else {}),
+            **learned_values(phase.objectives),
             **({"dev": selection.summary()} if selection else {}),
         }
         write_metrics(ctx.outputs["metrics"], metrics)

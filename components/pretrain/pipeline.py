@@ -12,7 +12,7 @@ from components.pretrain.params import PretrainParams
 from components.pretrain.start import find_tokenizer, prompts_of, start_static, start_transformer
 from components.training.devset import write_dev
 from components.training.encoder import Encoder, open_encoder
-from components.training.history import final_losses, write_losses, write_metrics
+from components.training.history import final_losses, learned_values, write_losses, write_metrics
 from components.training.loop import Phase
 from components.training.model import Model, save_model
 from components.training.objectives import Distillation, Matryoshka
@@ -59,6 +59,7 @@ def run(ctx: Context) -> None:
             "vocabulary": tokenizer.get_vocab_size(),
             "steps": log.steps,
             "loss": final_losses(log),
+            **learned_values(one for phase in phases for one in phase.objectives),
             **({"dev": selection.summary()} if selection else {}),
         }
         write_metrics(ctx.outputs["metrics"], metrics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from components.training.checkpoint import State
+    from components.training.objectives import Objective
 
 _TAIL = 20  # steps whose mean stands for a task's final loss
 _COLUMNS = {"step": "q", "task": "q", "loss": "d", "lr": "d", "norm": "d", "tokens": "q"}
@@ -122,6 +123,12 @@ def final_losses(log: History) -> dict[str, float]:
     for row in log:
         tails[row.task].append(row.loss)
     return {task: round(sum(tail[-_TAIL:]) / len(tail[-_TAIL:]), 4) for task, tail in tails.items()}
+
+
+def learned_values(objectives: Iterable[Objective]) -> dict[str, dict[str, float]]:
+    """What was learned beside the model, under ``learned``; nothing if nothing was."""
+    found = {name: round(float(value.detach()), 6) for one in objectives for name, value in one.parameters.items()}
+    return {"learned": found} if found else {}
 
 
 def write_metrics(uri: str, metrics: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,8 @@ def test_every_option_of_the_retrieval_loss_is_trained_with(monkeypatch: pytest.
     assert len({plain, *seen.values()}) == 1 + len(options)
     together = {"retrieval": {"batch_size": 16, **options}, "matryoshka": {"weights": [1, 2, 1], "dims": [8, 16, 32]}}
     undisturbed = finetune(2, **together)
+    learned = json.loads(Path("reports/finetune/metrics.json").read_text())["learned"]
+    assert 0 < abs(learned["retrieval.log_scale"] - math.log(1 / 0.07)) < 0.5
     start = Checkpoints.start
 
     def start_and_fail(self: Checkpoints, step: int, state: Any, best: int | None) -> None:
