@@ -77,6 +77,23 @@ def test_both_are_killed_and_started_again(two: dict[str, Any], tmp_path: Path) 
     assert results(tmp_path) == [two, two]
 
 
+def test_one_process_goes_on_with_what_two_have_begun(two: dict[str, Any], tmp_path: Path) -> None:
+    """The same plan, and the same losses but for the order of their sums."""
+    assert start("static", tmp_path, 14, signal.SIGKILL, 0, 1, processes=2) != 0
+    done = max(int(path.parent.name) for path in tmp_path.glob("checkpoints/0*/COMPLETE"))
+    assert start("static", tmp_path) == 0
+    (found,) = results(tmp_path)
+    assert found["resumed"]
+    assert len(found["log"]) == len(two["log"])
+    for before, after in zip(two["log"], found["log"], strict=True):
+        if after["step"] < done:
+            assert after == before
+        assert {**after, **{key: before[key] for key in ("loss", "norm")}} == before
+        assert (after["loss"], after["norm"]) == pytest.approx((before["loss"], before["norm"]), rel=1e-4)
+    assert found["log"] != two["log"], "one process sums in another order"
+    assert done < len({row["step"] for row in found["log"]})
+
+
 def test_a_signal_to_one_stops_both_after_the_same_step(two: dict[str, Any], tmp_path: Path) -> None:
     assert start("static", tmp_path, 6, signal.SIGTERM, 1, processes=2) == 5
     said = [(tmp_path / f"interrupted-{rank}").read_text() for rank in (0, 1)]
