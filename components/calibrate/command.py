@@ -74,6 +74,7 @@ def _measure(dataset: Dataset, params: ScoreParams, sample: int, run: RunParams)
         queries, passages = pairs.shuffled()
         if not len(queries):
             continue
+        pairs = pairs.prompted(encoder.prompts)
         texts = pairs.texts()
         with Progress(f"encode with {teacher}", len(texts), "texts") as bar:
             vectors = encode_cached(encoder, texts, TEACHER_CACHE, worker_count(run.workers), bar.advance)

@@ -12,6 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from components.core.manifest import Dataset
+from components.core.prompts import Prompts, wrap
 
 COLUMNS = ["id", "task", "text", "text_pos", "lang"]
 TASK = "retri_contrast"
@@ -24,6 +25,10 @@ class PairSample:
     queries: list[str]
     passages: list[str]
     languages: list[str]
+
+    def prompted(self, prompts: Prompts) -> PairSample:
+        """The same pairs as a teacher was trained to see them."""
+        return PairSample(wrap(prompts.query, self.queries), wrap(prompts.passage, self.passages), self.languages)
 
     def texts(self) -> list[str]:
         """The different texts, queries first."""

@@ -18,6 +18,7 @@ from components.calibrate.sample import PairSample, draw
 from components.core.build import ShardOutput, ShardTask, build_dataset
 from components.core.errors import InputError
 from components.core.manifest import Dataset
+from components.core.prompts import Prompts
 from components.core.records import REJECTED_SCHEMA, record_table
 from components.core.teacher import ScoreParams
 
@@ -72,6 +73,13 @@ def test_shuffled_pairs_are_a_derangement_within_each_language() -> None:
     assert all(sample.passages[q] != sample.passages[p] for q, p in zip(queries, passages, strict=True))
     assert all(sample.languages[q] == sample.languages[p] for q, p in zip(queries, passages, strict=True))
     assert passages.tolist() == [2, 2, 3, 0, 5, 4]
+
+
+def test_queries_and_passages_are_drawn_as_the_teacher_was_trained_to_see_them() -> None:
+    sample = PairSample(["q", "both"], ["both", "p"], ["en", "en"])
+    assert sample.prompted(Prompts()) == sample
+    seen = sample.prompted(Prompts("ask: ", "<{text}>"))
+    assert seen == PairSample(["ask: q", "ask: both"], ["<both>", "<p>"], ["en", "en"])
 
 
 def test_cuts_count_what_the_score_step_would_keep() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -32,6 +33,7 @@ from components.score.histogram import BINS, count_bins
 from components.score.pipeline import run
 from components.training.bags import BagEncoder
 from components.training.encoder import open_encoder
+from tests.register.tiny_run import write_model
 
 MATCH = ("read a csv file into a table", "Reads a csv file and returns its rows as a table.")
 MISMATCH = ("read a csv file into a table", "The moon is far away tonight, said the old sailor.")
@@ -105,6 +107,24 @@ def test_scores_are_cosines_and_only_retrieval_pairs_are_dropped() -> None:
         assert by_pair[key] == pytest.approx(float(left @ right), abs=1e-6)
     assert by_pair["cosent", "en"] < 0.15
     assert dataset.stats == {"unscored": 2, "unscored.None": 1, "unscored.fr": 1}
+
+
+def test_a_teacher_sees_the_prompts_that_its_folder_names() -> None:
+    folder = Path("teacher")
+    write_model(folder)
+    rows = [
+        row("retri_contrast", "read a csv", "open the file"),
+        row("cosent", "read a csv", "open the file", label=1.0),
+        row("cls_contrast", "read a csv", "zebra", label=None),
+    ]
+    plain = {each["task"]: each["score"] for each in score(rows, teachers={"en": "teacher"}).read().to_pylist()}
+    config = {"prompts": {"query": "file ", "document": "csv "}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
+    seen = {each["task"]: each["score"] for each in score(rows, teachers={"en": "teacher"}).read().to_pylist()}
+    left, right = open_encoder("teacher").encode(["file read a csv", "csv open the file"])
+    assert seen["retri_contrast"] == pytest.approx(float(left @ right), abs=1e-6)
+    assert seen["retri_contrast"] != plain["retri_contrast"]
+    assert {**seen, "retri_contrast": 0} == {**plain, "retri_contrast": 0}
 
 
 def test_dropped_rows_say_why() -> None:
