@@ -10,9 +10,10 @@ import pytest
 
 from components.core.records import record_table
 from components.pretrain.params import PretrainParams
-from components.pretrain.start import start_transformer
+from components.pretrain.start import start_static, start_transformer
 from components.training.corpus import Corpus
 from components.training.model import save_model
+from components.training.tokens import SidedTokens, build_store
 from components.training.transformer import TransformerModel, new_transformer
 from components.training.vocabulary import learn_tokenizer
 
@@ -60,3 +61,28 @@ def test_positions_are_extended_before_texts_are_cut(saved: TransformerModel, tm
     found = start(tmp_path, positions={"length": 60})
     assert found.capacity == 60
     assert np.array_equal(found.encode(TEXTS), saved.encode(TEXTS))
+
+
+def test_a_table_starts_from_given_vectors_and_weights_by_token_or_number(tmp_path: Path) -> None:
+    tokenizer = learn_tokenizer(TEXTS, 60, 1)
+    count = tokenizer.get_vocab_size()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    table_VD = np.random.default_rng(0).normal(size=(count, 16)).astype(np.float32)
+    np.save(tmp_path / "vectors.npy", table_VD)
+    weight_V = np.ones(count, np.float32)
+    weight_V[tokenizer.token_to_id("table")] = 0.25
+    np.save(tmp_path / "weights.npy", weight_V)
+    (tmp_path / "weights.json").write_text('{"table": 0.25, "unheard of": 7}')
+    tokens = SidedTokens.same(build_store(tmp_path / "tokens", tokenizer, TEXTS, "all"))
+
+    def start(**files: str) -> np.ndarray:
+        model = {name: str(tmp_path / file) for name, file in files.items()}
+        given = {"model": model, "tokenizer": str(tmp_path / "tokenizer.json"), "matryoshka": {"dims": [16, 8]}}
+        made = start_static(PretrainParams.model_validate(given), tokenizer, tokens, 0, {})
+        return np.asarray(made.weight_VD)
+
+    assert np.array_equal(start(vectors="vectors.npy"), table_VD)
+    for file in ("weights.npy", "weights.json"):
+        assert np.array_equal(start(vectors="vectors.npy", token_weights=file), table_VD * weight_V[:, None])
+    plain, weighed = start(), start(token_weights="weights.json")
+    assert not np.array_equal(plain, weighed)
