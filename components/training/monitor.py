@@ -19,7 +19,7 @@ Lengths = npt.NDArray[np.int64]
 Flops = Callable[[Lengths], float]
 """Floating-point operations that training on texts of these lengths needs, forward and backward."""
 
-_SMOOTH = 0.98  # weight of the past in a task's smoothed loss
+_SMOOTH = 0.98  # greatest weight of the past in a task's smoothed loss
 _WINDOW = 50  # steps that the speed is taken over
 
 # Dense peaks in 10¹² operations a second from the makers' data sheets: (bf16 and fp16, fp32 without TF32).
@@ -74,6 +74,7 @@ class Monitor:
         self._say, self._flops, self._peak, self._curves = say, flops, peak, curves
         self._first: dict[str, float] = {}
         self._smooth: dict[str, float] = {}
+        self._seen: dict[str, int] = {}
         self._taken = 0
         self._tokens = 0
         self._operations = 0.0
@@ -98,7 +99,9 @@ class Monitor:
         self._balance += figures.get("balance", 0.0)
         for task, loss in losses.items():
             self._first.setdefault(task, loss)
-            self._smooth[task] = _SMOOTH * self._smooth.get(task, loss) + (1 - _SMOOTH) * loss
+            seen = self._seen[task] = self._seen.get(task, 0) + 1
+            share = max(1 - _SMOOTH, 1 / (1 + seen / 4))  # early on the last quarter counts, not the first step
+            self._smooth[task] = (1 - share) * self._smooth.get(task, loss) + share * loss
         self._marks.append((time.monotonic(), self._tokens, self._operations))
         speed = self._speed()
         self._progress.advance()

@@ -31,7 +31,7 @@ def test_speed_and_share_of_the_peak_are_those_of_the_last_steps(
     assert (step, figures["lr"], figures["loss/a"]) == (99, 0.1, pytest.approx(3.01))
     assert figures["tokens_per_second"] == pytest.approx(200)
     assert figures["mfu_percent"] == pytest.approx(20.0)
-    assert said == ["100 steps in 1 min 0 s, 168 tokens/s, MFU 17 %; loss a 4 → 3.434"]
+    assert said == ["100 steps in 1 min 0 s, 168 tokens/s, MFU 17 %; loss a 4 → 3.21"]
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
 
