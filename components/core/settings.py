@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.core.errors import UsageError
 
+_TAG = re.compile(r"[A-Z]|\[key\]$|constrained-")
+
 
 class Section(BaseModel):
     """Base of every section and of the objects inside one: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class CostParams(Section):
@@ -95,16 +98,21 @@ def parse_section(name: str, model: type[Section], value: Any, origin: str) -> S
     try:
         return model.model_validate({} if value is None else value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        # pydantic puts the tag of a union member between the keys: it is no part of the file
-        keys = [part for part in first["loc"] if not (isinstance(part, str) and part[:1].isupper())]
+        errors = error.errors(include_url=False)
+        # of a number or a mapping, a mapping was meant: what is wrong inside it is worth saying
+        first = next(
+            (one for one in errors if not (one["type"] == "int_type" and isinstance(one["input"], dict))), errors[0]
+        )
+        # pydantic puts the tag of a union member between the keys, or that a key is meant: no part of the file
+        keys = [part for part in first["loc"] if not (isinstance(part, str) and _TAG.match(part))]
         where = f"{origin}: {'.'.join(str(part) for part in [name, *keys])}"
         if first["type"] == "extra_forbidden":
             allowed = _keys_at(model, keys[:-1])
             raise UsageError(f"{where}: unknown key; {_suggest(str(keys[-1]), allowed)}") from None
         # what contradicts what in a mapping is said by the message; all of it would hide that
         found = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f", found {first['input']!r}"
-        message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("Tuple ")
+        message = message.replace("valid tuple", "list").removesuffix(" after validation, not 0")
         if first["type"] == "model_type":  # pydantic would name our class
             message = "should be a mapping of keys"
         raise UsageError(f"{where}: {message[:1].lower()}{message[1:]}{found}") from None

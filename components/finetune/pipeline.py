@@ -37,6 +37,7 @@ def run(ctx: Context) -> None:
     check_tasks(schedule(params), session.corpus.tasks())
     tokens = session.tokens(model.tokenizer, how)
 
+    selection = session.selection(model.tokenizer, how)
     checkpoints, start = session.checkpoints([model.digest, dims, [asdict(reading) for reading in how.values()]])
     trainee = session.trainee(model)
     before = {name: weight.detach().clone() for name, weight in trainee.parameters.items()} if params.keep else {}
@@ -51,7 +52,6 @@ def run(ctx: Context) -> None:
         if left_out:
             ctx.log(f"{name}: {left_out:,} records left out: their sources have one grade for all pairs")
     phase = Phase("finetune", tasks, params.epochs, session.optimiser(params.lr), ctx.seed, schedule(params))
-    selection = session.selection(model.tokenizer, how)
     log = session.train(trainee, tokens, [phase], checkpoints, start, selection)
     _interpolate(trainee, before, params.keep)
 

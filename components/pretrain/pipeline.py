@@ -36,6 +36,7 @@ def run(ctx: Context) -> None:
     count = sum(len(store.tokens) for store in tokens.stores)
     ctx.log(f"{len(tokens):,} distinct texts, {count:,} tokens of {tokenizer.get_vocab_size():,} kinds")
 
+    selection = session.selection(tokenizer, how)
     digest = "" if transformer is None else transformer.digest
     checkpoints, start = session.checkpoints([tokenizer.to_str(), digest])
     model: Model = transformer or start_static(params, tokenizer, tokens, ctx.seed, teachers)
@@ -45,8 +46,7 @@ def run(ctx: Context) -> None:
         *(_distillation(session, params, lang, teachers[lang], tokens, model.dims, matryoshka) for lang in distilled),
         *contrast(session, params, tokens, distilled, matryoshka),
     ]
-    trainee, selection = session.trainee(model), session.selection(tokenizer, how)
-    log = session.train(trainee, tokens, phases, checkpoints, start, selection)
+    log = session.train(session.trainee(model), tokens, phases, checkpoints, start, selection)
 
     if session.world.main:
         save_model(model, ctx.outputs["output"], _config(params, dims, session))

@@ -113,11 +113,21 @@ def load_model(uri: str) -> tuple[Model, dict[str, Any]]:
     plain = not started and storage.exists(storage.join(uri, CONFIG))  # what transformers itself writes
     if not finished and not plain:
         raise InputError(f"{uri}: no modules.json, so this is no finished model; run the step that makes it")
-    config = json.loads(storage.read_bytes(storage.join(uri, "config_sentence_transformers.json"))) if started else {}
+    config = _read_config(storage.join(uri, "config_sentence_transformers.json")) if started else {}
     if finished and b"StaticEmbedding" in storage.read_bytes(storage.join(uri, "modules.json")):
         return _load_static(uri), config
     with _local(uri) as folder:
         return read_transformer(folder), config
+
+
+def _read_config(uri: str) -> dict[str, Any]:
+    try:
+        config = json.loads(storage.read_bytes(uri))
+    except ValueError as error:
+        raise InputError(f"{uri}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{uri}: expected an object, found {type(config).__name__}")
+    return config
 
 
 def check_dims(model: Model, dims: int, key: str) -> None:

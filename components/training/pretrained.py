@@ -32,6 +32,8 @@ TOKENIZER_FILES = (
     *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model"),
 )
 
+_NO_VOCABULARY = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+
 
 def find_folder(name: str) -> Path:
     """The folder that ``name`` means: a folder, or a model of the hub. Raises UsageError if it is neither."""
@@ -54,11 +56,15 @@ def read_transformer(folder: Path, pooling: Pooling | None = None) -> Transforme
     places = _places(folder)
     root = folder / places["Transformer"]
     config = _read_json(root / CONFIG)
+    if not isinstance(config, dict):
+        raise InputError(f"{root / CONFIG}: expected an object, found {type(config).__name__}")
     if config.get("model_type") not in FAMILIES:
         kind = config.get("model_type")
         raise UsageError(f"{folder}: a {kind} model; transformers trained here are {', '.join(FAMILIES)}")
     if not (root / WEIGHTS).is_file() and not (root / f"{WEIGHTS}.index.json").is_file():
         raise UsageError(f"{folder}: no {WEIGHTS}, and weights in other formats are not opened")
+    if not any((root / name).is_file() for name in TOKENIZER_FILES if name not in _NO_VOCABULARY):
+        raise InputError(f"{folder}: no tokenizer.json, and no vocabulary to make one of")
     encoder, tokenizer = _read_parts(folder, root)
     backend = tokenizer.backend_tokenizer
     settings = _read_json(root / TRANSFORMER) if (root / TRANSFORMER).is_file() else {}

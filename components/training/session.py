@@ -166,6 +166,8 @@ class Session:
         params = self.params
         if isinstance(model, StaticModel) and params.precision == "fp16":
             raise UsageError(f"{self.ctx.step}.precision: fp16 is for transformers on a GPU; allowed here: fp32, bf16")
+        if params.precision == "fp16" and self.world.device.type == "cpu":
+            self.ctx.log("precision fp16 on a CPU only imitates a GPU, many times slower than fp32 or bf16")
         passes = Passes(
             params.chunk_tokens,
             params.precision,

@@ -82,6 +82,48 @@ def test_batches_and_roles_that_do_not_divide(
     assert complaint(capsys, "finetune", USAGE, **section) == message
 
 
+def test_numbers_that_are_none_and_keys_that_are_none(capsys: pytest.CaptureFixture[str], pretrained: None) -> None:
+    said = complaint(capsys, "finetune", USAGE, lr=float("inf"))
+    assert said == "params.yaml: finetune.lr: should be a finite number, found inf"
+    said = complaint(capsys, "finetune", USAGE, schedule={"sampling": "weighted", "weights": {"retreival": 1}})
+    assert said.startswith("params.yaml: finetune.schedule.weights.retreival: should be 'retrieval', ")
+    said = complaint(capsys, "finetune", USAGE, max_tokens={"query": 32})
+    assert said == "params.yaml: finetune.max_tokens.passage: field required"
+
+
+def test_a_dev_set_that_is_not_there_before_anything_is_mined(
+    capsys: pytest.CaptureFixture[str], pretrained: None
+) -> None:
+    Path("params.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "finetune": {
+                    "dev": {"every": 5, "rows": 20, "suite": [{"name": "x", "type": "sts", "uri": "absent.csv"}]}
+                }
+            }
+        )
+    )
+    capsys.readouterr()
+    assert cli._run(["finetune"], debug=False) == INPUT
+    assert capsys.readouterr().err == "embedmill: absent.csv: no such file\n"
+
+
+def test_model_folders_that_lack_a_part(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    empty = {"objective": "none", "model": BERT, "matryoshka": {"dims": None}, "vocab_size": 300, "min_frequency": 1}
+    run_step("pretrain", {"pretrain": {**empty, "max_tokens": 32}})
+    folder = project / "models/pretrain"
+    (folder / "config_sentence_transformers.json").write_text("{")
+    assert complaint(capsys, "finetune", INPUT).startswith(
+        "models/pretrain/config_sentence_transformers.json: not JSON"
+    )
+    (folder / "config_sentence_transformers.json").write_text("{}")
+    (folder / "tokenizer.json").unlink()
+    said = complaint(capsys, "finetune", INPUT)
+    assert said == "models/pretrain: no tokenizer.json, and no vocabulary to make one of"
+    (folder / "config.json").write_text("[]")
+    assert complaint(capsys, "finetune", INPUT) == "models/pretrain/config.json: expected an object, found list"
+
+
 def only(tasks: Sequence[str]) -> Rows:
     return [row for row in records() if row["task"] in tasks]
 
