@@ -11,9 +11,8 @@ from components.training.distributed import World
 from components.training.dynamic import HardNegatives, Pool, Rule
 from components.training.mining import Window
 from components.training.objectives import ClassContrast, Matryoshka, Objective, Similarity
-from components.training.plan import Roles, Schedule
+from components.training.plan import TASK_OF, Roles, Schedule
 from components.training.session import Session
-from components.training.settings import TASKS
 from components.training.tokens import SidedTokens
 
 
@@ -23,7 +22,7 @@ def shared(params: FinetuneParams) -> dict[str, int]:
         return {"schedule.roles": params.schedule.roles.total}
     if params.schedule.batch_tokens is not None:
         return {}
-    return {f"{task}.batch_size": getattr(params, task).batch_size for task in TASKS}
+    return {f"{task}.batch_size": getattr(params, task).batch_size for task in TASK_OF}
 
 
 def hard_negatives(params: FinetuneParams, pairs: RetrievalRows, dims: int, world: World) -> HardNegatives | None:

@@ -121,15 +121,15 @@ class World:
 
         count_W = np.bincount(rank_T, minlength=self.size)
         rows = int(count_W.max())
-        own_RD = own_TD.new_zeros(rows, own_TD.shape[1])
+        own_RD = own_TD.new_zeros(rows, own_TD.shape[1], device=self.device)  # a static table stays where it is
         own_RD[: len(own_TD)] = own_TD.detach()
-        all_RD = own_TD.new_empty(self.size * rows, own_TD.shape[1])
+        all_RD = own_RD.new_empty(self.size * rows, own_RD.shape[1])
         with among_others(self.rank):
             dist.all_gather_single(all_RD, own_RD)
         order_T = np.argsort(rank_T, kind="stable")
         row_T = np.empty(len(rank_T), np.int64)
         row_T[order_T] = np.arange(len(rank_T)) - np.repeat(np.cumsum(count_W) - count_W, count_W)
-        return all_RD[torch.from_numpy(rank_T * rows + row_T).to(all_RD.device)]
+        return all_RD[torch.from_numpy(rank_T * rows + row_T).to(all_RD.device)].to(own_TD.device)
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace the tensor by its sum over the processes, the same bits on each; returns it."""

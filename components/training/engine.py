@@ -121,11 +121,11 @@ class TorchEngine:
         self._extra.sum_()
 
     def step(self, lr: float) -> float | None:
-        """Unscale and clip if asked to, then AdamW."""
+        """Unscale and clip if asked to, then AdamW. Raises InputError for a gradient that is known to be no number."""
         norm = None
         if self._clip is not None or self._scale is not None:
             norm = self._unscale_and_clip()
-        if norm is None or math.isfinite(norm) or self._scale is None:
+        if norm is None or math.isfinite(norm):
             take_step(self._adamw, lr)
             self._extra.step(lr)
         self._extra.forget()
@@ -156,6 +156,8 @@ class TorchEngine:
         norm = float(get_total_norm(self._gradients())) / scale
         if self._scale is not None:
             self._scale.update(math.isfinite(norm))
+        elif not math.isfinite(norm):
+            raise InputError("the gradient is not finite; lower the lr")
         factor = (1.0 if self._clip is None else min(1.0, self._clip / (norm + _TINY))) / scale
         if factor != 1.0:
             for gradient in self._gradients():
@@ -179,6 +181,8 @@ class Extra:
         """Sum their gradients over the processes, some of which may have none; what no process used, stays as it is."""
         import torch
 
+        if not self._parameters:
+            return
         used = torch.tensor([parameter.grad is not None for parameter in self._parameters.values()]).long()
         for parameter, anywhere in zip(self._parameters.values(), self._world.sum_(used).tolist(), strict=True):
             if anywhere:

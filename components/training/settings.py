@@ -17,8 +17,6 @@ Temperature = Annotated[float, Field(ge=0.005, le=1)]
 Dim = Annotated[int, Field(ge=1)]
 Reduction = Literal["mean", "sum"]
 TEXT = "{text}"
-# Names of the tasks in params.yaml, and in records.
-TASKS = {"retrieval": "retri_contrast", "similarity": "cosent", "classes": "cls_contrast"}
 
 
 class PositionParams(Section):

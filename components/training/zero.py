@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.core.errors import InputError
@@ -48,8 +49,9 @@ class DeepSpeedEngine:
         self._weights_shared_out = stage >= _WEIGHTS_SHARED_OUT
         self._model, self._extra = dict(trainee.parameters), Extra(extra or {}, optimiser, world)
         self._scale = LossScale() if fp16 else None
-        if stage > 1:  # every backward pass sums, and from stage 3 on every forward pass gathers: as many everywhere
-            trainee.agree = world.most
+        # from stage 2 on every backward pass sums, from 3 on every forward pass gathers: as many everywhere; in stage 1
+        # the last one does, so a process without texts makes one too
+        trainee.agree = world.most if stage > 1 else partial(max, 1)
         self._engine = _initialise(trainee, optimiser, world, stage)
         self._partitions = _partitions(self._engine.optimizer, stage)
 

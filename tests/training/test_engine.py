@@ -100,6 +100,14 @@ def test_a_gradient_that_fp16_cannot_hold_is_skipped_and_scaled_less() -> None:
     assert not any(torch.equal(value, old) for value, old in zip(line.parameters.values(), before, strict=True))
 
 
+def test_a_gradient_that_is_no_number_stops_the_training_before_the_weights_are_lost() -> None:
+    line = Line()
+    engine = TorchEngine(line, Optimiser(0.01, 0.0, clip=1.0), ALONE)
+    with pytest.raises(InputError, match="the gradient is not finite; lower the lr"):
+        learn(engine, line, range(1), math.inf)
+    assert all(torch.isfinite(value).all() for value in line.parameters.values())
+
+
 def test_the_scale_grows_after_2000_good_steps_and_gives_up_where_none_helps() -> None:
     scale = LossScale()
     for _ in range(2000):
