@@ -39,7 +39,7 @@ from components.training.distributed import World
 from components.training.lanes import alone
 from components.training.mining import Candidates, Known, Ranking, Vectors, Window, rank
 from components.training.tokens import PASSAGE, QUERY, SidedTokens, Texts
-from components.training.trainee import Frozen
+from components.training.trainee import Frozen, placed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,19 +59,12 @@ def vectors_of(frozen: Frozen, tokens: SidedTokens, world: World | None = None) 
 
     The processes must then ask for the same at the same time, so not from a thread.
     """
-    import torch
 
     def vectors(rows: Rows, side: int, dims: int) -> Vectors:
         vectors_TD = np.empty((len(rows), dims), dtype=np.float32)
         for start in range(0, len(rows), _TEXTS):
             texts = Texts.of(rows[start : start + _TEXTS], side)
-            if world is None or world.size == 1:
-                part_TD = frozen(tokens.bags(texts), dims)
-            else:
-                rank_T = world.place(tokens.lengths(texts))
-                own_TD = frozen(tokens.bags(texts[np.flatnonzero(rank_T == world.rank)]), dims)
-                part_TD = world.gather(torch.from_numpy(own_TD).to(world.device), rank_T).cpu().numpy()
-            vectors_TD[start : start + _TEXTS] = part_TD
+            vectors_TD[start : start + _TEXTS] = placed(frozen, tokens, dims, world or World(), texts)
         return vectors_TD
 
     return vectors

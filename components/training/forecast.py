@@ -23,6 +23,7 @@ from components.training import estimate
 from components.training.corpus import Rows
 from components.training.distributed import World, place
 from components.training.engine import TorchEngine
+from components.training.gradients import find_gradients
 from components.training.loop import Phase
 from components.training.model import Model
 from components.training.monitor import duration
@@ -175,20 +176,11 @@ def _measure(trainee: Trainee, phase: Phase, sample: Sample) -> tuple[float, int
 
 def _step(trainee: Trainee, engine: TorchEngine, phase: Phase, batches: Sequence[Batch], store: SidedTokens) -> int:
     """A whole step on these batches; the number of its tokens."""
-    import torch
-
-    by_name = {objective.task.name: objective for objective in phase.objectives}
-    parts = [by_name[batch.task].texts(batch.rows) for batch in batches]
-    texts = Texts.concatenate(parts)
-    embedding_TD = trainee.embed(store.bags(texts), 0)
-    grads, first = [], 0
-    for batch, part in zip(batches, parts, strict=True):
-        own = embedding_TD[first : first + len(part)]
-        grads.append(by_name[batch.task].loss(own, batch.rows, slice(0, len(batch.rows)))[1])
-        first += len(part)
-    engine.backward(torch.cat(grads))
+    objectives = {objective.task.name: objective for objective in phase.objectives}
+    alone = World(device=trainee.device)
+    length_T, _, _ = find_gradients(trainee, engine, alone, store, objectives, batches, seed=0)
     engine.step(0.0)
-    return int(store.lengths(texts).sum())
+    return int(length_T.sum())
 
 
 def _texts(objectives: Sequence[Objective], batches: Sequence[Batch]) -> Texts:

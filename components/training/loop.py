@@ -9,28 +9,25 @@ of a step, and all act on them at its end.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from components.core.errors import InputError, Interrupted
-from components.core.measure import Floats
 from components.training.checkpoint import Cadence, Checkpoints, State
 from components.training.devset import Selection
-from components.training.distributed import Ranks, World, balance
+from components.training.distributed import World, balance
 from components.training.dynamic import HardNegatives, vectors_of
 from components.training.engine import Engine, Optimiser, TorchEngine, put
+from components.training.gradients import find_gradients, step_seed
 from components.training.history import History
 from components.training.interrupt import Interruption
 from components.training.monitor import Monitor
 from components.training.objectives import Objective
 from components.training.plan import Batch, BatchPlan, Schedule, Turns
-from components.training.tokens import Rows, SidedTokens, Texts
-from components.training.trainee import Trainee
+from components.training.tokens import SidedTokens
+from components.training.trainee import Trainee, placed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +110,7 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                     break
                 batches = phase.plan.batches(*steps[number - first])
                 seed = step_seed(phase.seed, number, world.rank)
-                length_T, rank_T, losses = _backward(trainee, engine, world, tokens, objectives, batches, seed)
+                length_T, rank_T, losses = find_gradients(trainee, engine, world, tokens, objectives, batches, seed)
                 save = world.main and run.cadence.due(number + 1) and not checkpoints.busy
                 losses, save, stop = _agree(world, losses, save, interruption.requested)
                 for task, loss in losses.items():
@@ -130,7 +127,8 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                     figures["balance"] = balance(length_T, rank_T, world.size)
                 better = False
                 if selection and selection.due(done, total):
-                    better = selection.measure(done, lambda texts: _vectors(trainee, world, selection.tokens, texts))
+                    vectors = partial(placed, trainee.vectors, selection.tokens, trainee.dims, world)
+                    better = selection.measure(done, vectors)
                     figures |= selection.figures()
                 run.monitor.step(number, losses, length_T, figures)
                 stop = stop or (world.size == 1 and interruption.requested)
@@ -166,66 +164,10 @@ def _state(engine: Engine, log: History, mined: Mapping[str, HardNegatives], sel
     return State(tensors, {"tasks": log.tasks, "dev": selection.measured if selection else []})
 
 
-def step_seed(seed: int, number: int, rank: int) -> int:
-    """What a process draws of a step (dropout) follows from this alone, so a resumed run needs no generator's state."""
-    return int(np.random.SeedSequence([seed, number, rank]).generate_state(1, np.uint64)[0])
-
-
 def _no_number(phase: Phase, number: int, task: str, loss: float, batches: Sequence[Batch]) -> str:
     names = [name for batch in batches if batch.task == task for name in phase.plan.names(batch)]
     named = ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
     return f"{phase.name}, step {number}, {task} ({named}): the loss is {loss}; lower the lr"
-
-
-def _vectors(trainee: Trainee, world: World, tokens: SidedTokens, texts: Texts) -> Floats:
-    """Unit vectors of texts [T, D], each made by one of the processes, known to all."""
-    import torch
-
-    rank_T = world.place(tokens.lengths(texts))
-    own = np.flatnonzero(rank_T == world.rank)
-    own_TD = torch.from_numpy(trainee.vectors(tokens.bags(texts[own]), trainee.dims)).to(trainee.device)
-    vectors_TD: Floats = world.gather(own_TD, rank_T).cpu().numpy()
-    return vectors_TD
-
-
-def _backward(
-    trainee: Trainee,
-    engine: Engine,
-    world: World,
-    tokens: SidedTokens,
-    objectives: Mapping[str, Objective],
-    batches: Sequence[Batch],
-    seed: int,
-) -> tuple[Rows, Ranks, dict[str, float]]:
-    """Tokens of the step's texts [T], who embedded them [T], and this process's share of the losses by task.
-
-    The gradients of the losses' sum over tasks and processes are left in the parameters.
-
-    Every process embeds its part of the step's texts, sees the embeddings of all, takes its share of the losses, and
-    goes back through its own texts with the gradients that all shares have for them.
-    """
-    import torch
-
-    parts = [objectives[batch.task].texts(batch.rows) for batch in batches]
-    texts = Texts.concatenate(parts)
-    length_T = tokens.lengths(texts)
-    rank_T = world.place(length_T)
-    own = np.flatnonzero(rank_T == world.rank)
-    embedding_TD = world.gather(trainee.embed(tokens.bags(texts[own]), seed), rank_T)
-
-    of_task = Counter(batch.task for batch in batches)
-    losses = dict.fromkeys(of_task, 0.0)
-    grads, first = [], 0
-    for batch, part in zip(batches, parts, strict=True):
-        share, roles = world.share(len(batch.rows)), of_task[batch.task]
-        loss, grad_td = objectives[batch.task].loss(embedding_TD[first : first + len(part)], batch.rows, share)
-        losses[batch.task] += loss / roles  # the mean over a task's roles
-        grads.append(grad_td / roles if roles > 1 else grad_td)
-        first += len(part)
-    grad_TD = world.sum_(grads[0] if len(grads) == 1 else torch.cat(grads))
-    del embedding_TD, grads, grad_td  # the way back needs memory
-    engine.backward(grad_TD if world.size == 1 else grad_TD[torch.from_numpy(own)])
-    return length_T, rank_T, losses
 
 
 def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from components.training.distributed import World
 from components.training.static import bag_gradient, bag_mean
-from components.training.tokens import Bags
+from components.training.tokens import Bags, SidedTokens, Texts
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +83,18 @@ class ModuleTrainee(Trainee, Protocol):
     def module(self) -> nn.Module:
         """The module that makes the embeddings."""
         ...
+
+
+def placed(frozen: Frozen, tokens: SidedTokens, dims: int, world: World, texts: Texts) -> Vectors:
+    """Unit vectors float32 [T, dims] of texts, each made by one of the processes, known to all; all must ask for it."""
+    import torch
+
+    if world.size == 1:
+        return frozen(tokens.bags(texts), dims)
+    rank_T = world.place(tokens.lengths(texts))
+    own_TD = frozen(tokens.bags(texts[np.flatnonzero(rank_T == world.rank)]), dims)
+    vectors_TD: Vectors = world.gather(torch.from_numpy(own_TD).to(world.device), rank_T).cpu().numpy()
+    return vectors_TD
 
 
 class StaticTrainee:
