@@ -40,12 +40,21 @@ class FinetuneParams(TrainingParams):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> FinetuneParams:
-        roles = self.schedule.roles
-        if self.schedule.sampling == "balanced" and roles.retrieval > 1 and not self.mining.negatives:
-            raise ValueError(
-                "schedule.roles: retrieval roles hold different negatives; set mining.negatives to 1 or more"
+        roles, mining = self.schedule.roles, self.mining
+        if self.schedule.sampling == "balanced" and roles.retrieval > 1:
+            if not mining.negatives:
+                raise ValueError(
+                    "schedule.roles: retrieval roles hold different negatives; set mining.negatives to 1 or more"
+                )
+            least = mining.negatives * roles.retrieval + max(
+                mining.first, mining.dynamic.offset if mining.dynamic else 0
             )
-        if self.zero == 3 and self.mining.dynamic:
+            if mining.last < least:
+                raise ValueError(
+                    f"mining: last must be {least} or more: {roles.retrieval} retrieval roles hold "
+                    f"{mining.negatives} negatives each"
+                )
+        if self.zero == 3 and mining.dynamic:
             raise ValueError(
                 "zero: in stage 3 no process has the weights to mine with; use up to 2 with mining.dynamic"
             )

@@ -10,7 +10,8 @@ from components.core.errors import UsageError
 from components.core.settings import parse_section
 from components.finetune.params import FinetuneParams
 from components.pretrain.params import PretrainParams
-from components.training.settings import TASKS, RoleParams, SideTokens, longest
+from components.training.plan import TASK_OF
+from components.training.settings import RoleParams, SideTokens, longest
 
 TRANSFORMER = {"type": "transformer"}
 
@@ -67,6 +68,10 @@ def test_pretraining_parameters_that_cannot_be_meant(value: dict[str, Any], mess
             {"mining": {"negatives": 8, "first": 0, "last": 17, "dynamic": {}}},
             "last must be dynamic.offset + negatives (18) or more",
         ),
+        (
+            {"schedule": {"sampling": "balanced"}, "mining": {"negatives": 8, "dynamic": None}},
+            "mining: last must be 34 or more: 4 retrieval roles hold 8 negatives each",
+        ),
         ({"mining": {"dynamic": {"ratio": 1}}}, "mining.dynamic.ratio: should be greater than 1, found 1"),
         (
             {"schedule": {"weights": {"retrieval": 2}}},
@@ -104,6 +109,6 @@ def test_dimensions_of_a_named_model_are_not_known_before_it_is_read() -> None:
 
 
 def test_tasks_have_the_names_of_their_sections() -> None:
-    assert set(TASKS) <= set(FinetuneParams.model_fields)
-    assert {*TASKS} == set(RoleParams.model_fields)
+    assert set(TASK_OF) <= set(FinetuneParams.model_fields)
+    assert set(TASK_OF) == set(RoleParams.model_fields)
     assert RoleParams(retrieval=4, similarity=1).total == 5
