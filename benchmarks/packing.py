@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # not this folder: its modules are benchmarks.NAME
 
-from benchmarks import processes  # noqa: E402
+from benchmarks import peers, processes  # noqa: E402
 from benchmarks.measure import Result, Table, cpu_seconds, interleaved, versions  # noqa: E402
 from components.training.tokens import Bags  # noqa: E402
 
@@ -37,6 +37,7 @@ PAIRS = 1024  # the batches of a turn are spread over them
 QUERY, PASSAGE, LONGEST = (2.4, 0.4), (3.7, 0.9), 256
 SCALE = 20.0
 OURS, PADDED, SORTED = "embedmill, packed", "sentence-transformers, padded", "sentence-transformers, sorted by length"
+FLAG = "FlagEmbedding, padded"
 MEMORY_BATCHES = (1024, 16_384)
 
 Pairs = tuple[list[np.ndarray], list[np.ndarray]]
@@ -45,17 +46,22 @@ Pairs = tuple[list[np.ndarray], list[np.ndarray]]
 def run() -> Result:
     """Tokens that each contestant trains on in a second, and how much faster ours is."""
     pairs = make_pairs(PAIRS, seed=0)
-    parts = {OURS: batches(pairs), PADDED: batches(pairs), SORTED: batches(by_length(pairs))}
+    parts = {OURS: batches(pairs), PADDED: batches(pairs), SORTED: batches(by_length(pairs)), FLAG: batches(pairs)}
     model = small_bert(layers=4, hidden=312, heads=12, intermediate=1200)
     with tempfile.TemporaryDirectory() as folder:
         from components.training.model import save_model
 
         save_model(model, folder, {})
-        contestants = {
-            name: _ours(model, part) if name == OURS else _theirs(folder, part) for name, part in parts.items()
-        }
-    interleaved(contestants, 1)  # warm up
-    seconds = interleaved(contestants, REPEATS)
+        batch = _flag_batches(Path(folder) / "batches.npz", parts[FLAG])
+        with peers.Peer("steps", batch, peers.TRAINING, model=folder, temperature=1 / SCALE) as flag:
+            contestants = {
+                OURS: _ours(model, parts[OURS]),
+                PADDED: _theirs(folder, parts[PADDED]),
+                SORTED: _theirs(folder, parts[SORTED]),
+                FLAG: flag.measure,
+            }
+            interleaved(contestants, 1)  # warm up
+            seconds = interleaved(contestants, REPEATS)
     tokens = {name: sum(len(text) for pair in part for side in pair for text in side) for name, part in parts.items()}
     rates = {name: tokens[name] / seconds[name] for name in parts}
     lengths = np.array([len(text) for side in pairs for text in side])
@@ -67,10 +73,11 @@ def run() -> Result:
         rows,
         f"{BATCH} pairs a step, fp32, dropout 0.1, AdamW; median of {REPEATS} interleaved turns of {BATCHES} steps. "
         f"Sorted: {PAIRS:,} pairs in order of the passage's length, of whose batches each turn takes every "
-        f"{PAIRS // BATCH // BATCHES}th.",
+        f"{PAIRS // BATCH // BATCHES}th. FlagEmbedding, in its own process, pools the first token, the others all.",
     )
     values = {"seconds": {name: 1 / rate for name, rate in rates.items()}}  # a token
-    return Result("packing", [table], values, versions(("torch", "transformers", "sentence-transformers")))
+    theirs = peers.versions("FlagEmbedding", environment=peers.TRAINING)
+    return Result("packing", [table], values, versions(("torch", "transformers", "sentence-transformers")) | theirs)
 
 
 def memory() -> Result:
@@ -198,6 +205,24 @@ def _theirs(folder: str, parts: list[Pairs]) -> Callable[[], float]:
             adamw.step()
 
     return lambda: cpu_seconds(turn)[0]
+
+
+def _flag_batches(path: Path, parts: list[Pairs]) -> Path:
+    """Token ids and masks of every batch, both sides padded to a multiple of 8."""
+    arrays = {}
+    for number, part in enumerate(parts):
+        for side, texts in zip("qp", part, strict=True):
+            width = -(-max(map(len, texts)) // 8) * 8
+            ids = np.zeros((len(texts), width), np.int64)
+            for row, text in enumerate(texts):
+                ids[row, : len(text)] = text
+            lengths = np.array([len(text) for text in texts])
+            arrays |= {
+                f"{side}{number}": ids,
+                f"{side}{number}_mask": (np.arange(width) < lengths[:, None]).astype(int),
+            }
+    np.savez(path, **arrays)
+    return path
 
 
 def _padded(model: Any, texts: Sequence[np.ndarray]) -> dict[str, Any]:

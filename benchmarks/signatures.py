@@ -45,7 +45,7 @@ def run() -> Result:
         f"{REPEATS} interleaved runs. rensa's rho looks at a sample of the shingles, so it estimates another "
         "similarity; gaoya's binding has no signatures without an index: its figure holds the insertion into 16 bands."
     )
-    return Result("minhash", tables, values, versions(("numpy",)) | peers.versions(*peers.NAMES[:4]))
+    return Result("minhash", tables, values, versions(("numpy",)) | peers.versions(*peers.DATA.packages[:4]))
 
 
 def _measure(sample: list[str]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import ablation, encoding, measure, memory, overhead, parity, plan, static, summary, training
+from benchmarks import ablation, encoding, measure, memory, overhead, packing, parity, plan, static, summary, training
 from benchmarks.measure import README, Taken
 
 
@@ -50,7 +50,8 @@ def test_both_sides_fill_as_many_batches(kind: str) -> None:
     assert plan.ours(texts, 32) == plan.theirs(texts, 32) == 125
 
 
-@pytest.mark.parametrize("case", parity.CASES)
+# FlagEmbedding is in the peers' environment only; tests/training/test_parity.py has its definition
+@pytest.mark.parametrize("case", [case for case in parity.CASES if case != parity.FLAG])
 def test_losses_are_those_of_others(case: str) -> None:
     (loss, gradient), (other_loss, other_gradient) = parity.CASES[case]()
     assert loss == pytest.approx(other_loss, rel=parity.BOUND)
@@ -111,12 +112,12 @@ def test_figures_of_training_are_read_from_the_parts() -> None:
             "apart": {static.OURS: 3e-7},
         },
         "encode": {lang: {"ratios": ratio} for lang in ("en", "zh")},
-        "encoder": {"seconds": {summary.packing.OURS: 1.0, summary.packing.PADDED: 4.0, summary.packing.SORTED: 1.5}},
+        "encoder": {"seconds": {packing.OURS: 1.0, packing.PADDED: 4.0, packing.SORTED: 1.5, packing.FLAG: 4.2}},
         "memory": {"gradcache_ratio": 1.1, "static_bytes": 7 * 2**30},
         "overhead": {"share": 0.0123},
         "ablation": {"CBB + DHNM": {"means": {"all": [51.0, 52.0]}}, "vanilla": {"means": {"all": [50.0]}}},
     }
     assert [value(found[part]) for part, _, value, _ in summary.TRAINING_ROWS] == [
-        *("3e-06", "4.5× (4×)", "4.5× (4×)", "4.5× (4×)", "3e-07", "4.5× / 4.5×", "4×", "1.5×"),
+        *("3e-06", "4.5× (4×)", "4.5× (4×)", "4.5× (4×)", "3e-07", "4.5× / 4.5×", "4×", "1.5×", "4.2×"),
         *("1.1", "7", "1.2%", "+1.50"),
     ]
