@@ -119,6 +119,7 @@ section{margin-top:40px;scroll-margin-top:12px}
 .lede+.group{margin-top:0}
 .figures{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr))}
 .figures.loose{align-items:start}
+.figures+.figures{margin-top:16px}
 figcaption{margin-bottom:12px}
 figcaption p{font-size:.9rem;color:var(--muted);margin-top:2px}
 .plot{padding:0 16px 0 46px}
