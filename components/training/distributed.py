@@ -249,7 +249,10 @@ def among_others(rank: int) -> Iterator[None]:
         reason = _NETWORK.search(str(error))
         if reason is None:
             raise
-        raise ProcessLost(f"process {rank} lost another one of the run, which says why ({reason.group()})") from error
+        raise ProcessLost(
+            f"process {rank} lost another one, which was killed or says why itself ({reason.group()}); "
+            "the same command goes on from the last checkpoint"
+        ) from error
 
 
 def _number(environment: Mapping[str, str], key: str) -> int:
