@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from components.core.errors import UsageError
+from components.training.fused import block_rows
+from components.training.lanes import LANES
 from components.training.monitor import peak_flops
 
 FP32 = 4
-# Scores of query rows that the fused loss works on at once, on each of its lanes.
-BLOCK_ROWS, LANES = 256, 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def memory(
         return -(-count // processes) if zero >= stage else count
 
     chunk = min(chunk_tokens, -(-step.tokens // processes))
-    own_rows = min(BLOCK_ROWS, step.queries)
+    own_rows = min(block_rows(step.candidates), step.queries)
     parts = {
         "weights": FP32 * (shared(shape.trained, 3) + shape.parameters - shape.trained),
         "gradients": FP32 * shared(shape.trained, 2),

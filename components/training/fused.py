@@ -111,6 +111,11 @@ class Watch:
         self.score_2B[1, rows] = cosine_bC[:, 1:].sum(1) / present_bC[:, 1:].sum(1)
 
 
+def block_rows(columns: int, kind: str = "cpu") -> int:
+    """Rows of a block of scores with so many columns, on this kind of device; each lane works on one block."""
+    return max(_FEWEST_ROWS, min(_MOST_ROWS[kind], _BLOCK_SCORES[kind] // columns))
+
+
 class _Side:
     """One kind of text: its embeddings cut into the segments between the dimensions, and their norms."""
 
@@ -198,7 +203,7 @@ class _Work:
         kind = self.loss_B.device.type
         for group in self.groups:
             width = sum(len(self.sides[term.right]) for term in group)
-            step = max(_FEWEST_ROWS, min(_MOST_ROWS[kind], _BLOCK_SCORES[kind] // width))
+            step = block_rows(width, kind)
             for start in range(rows.start, rows.stop, step):
                 self._block(slice(start, min(start + step, rows.stop)), group, sums)
         return sums
