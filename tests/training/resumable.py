@@ -2,13 +2,11 @@
 
 ``python -m tests.training.resumable KIND FOLDER [STEP SIGNAL RANK…]``: train a ``static`` model or a ``transformer``
 with dropout, going on from what FOLDER holds; the first time that STEP is done, the processes RANK get SIGNAL.
-`together` starts the same from a process that has imported the libraries already: they take longer than the training.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -20,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed
 
 from components.core.errors import Interrupted
 from components.training.checkpoint import Cadence, Checkpoints
@@ -114,33 +111,6 @@ def main(kind: str, folder: Path, fate: Sequence[int]) -> int:
     (folder / f"result-{world.rank}.json").write_text(json.dumps(result))
     world.close()
     return 0
-
-
-def together(kind: str, folder: Path, fate: Sequence[int], processes: int) -> list[int]:
-    """Train in ``processes`` forks; their exit codes, negative for a signal. What they say is in FOLDER/said-RANK."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers.models.bert.modeling_bert", "safetensors.torch"])
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    variables = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-    variables |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}  # the store is here, as torchrun keeps one for its processes
-    forks = [context.Process(target=_fork, args=(kind, folder, fate, rank, variables)) for rank in range(processes)]
-    for fork in forks:
-        fork.start()
-    for fork in forks:
-        fork.join(120)
-    codes = [fork.exitcode for fork in forks]
-    for fork in forks:
-        fork.kill()
-    assert None not in codes, "hangs"
-    return [code for code in codes if code is not None]
-
-
-def _fork(kind: str, folder: Path, fate: Sequence[int], rank: int, variables: Mapping[str, str]) -> None:
-    os.environ |= {**variables, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    with (folder / f"said-{rank}").open("w") as said:
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
-    sys.exit(main(kind, folder, fate))
 
 
 if __name__ == "__main__":

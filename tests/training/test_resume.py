@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.resumable import together
+from tests.training import forks, resumable
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("torchrun")
 def start(kind: str, folder: Path, *fate: int, processes: int = 1) -> int:
     """Train in processes of their own; the exit code of the first that did not end well, or 0."""
     folder.mkdir(exist_ok=True)
-    return next(filter(None, together(kind, folder, fate, processes)), 0)
+    return next(filter(None, forks.start(processes, folder, resumable.main, kind, folder, fate)), 0)
 
 
 def torchrun(kind: str, folder: Path, *fate: int) -> int:

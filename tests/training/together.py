@@ -141,11 +141,13 @@ def everything(world: World, folder: Path, stages: Sequence[int]) -> dict[str, T
     return results
 
 
-if __name__ == "__main__":
-    where = Path(sys.argv[1])
+def main(folder: Path, stages: Sequence[int]) -> int:
     use_threads(1)
-    joined = World.from_environment()
-    save_file(
-        everything(joined, where, [int(stage) for stage in sys.argv[2:]]), where / f"results-{joined.rank}.safetensors"
-    )
-    joined.close()
+    world = World.from_environment()
+    save_file(everything(world, folder, stages), folder / f"results-{world.rank}.safetensors")
+    world.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), [int(stage) for stage in sys.argv[2:]]))
