@@ -10,7 +10,7 @@ run: $(READY)
 	@embedmill run
 
 test: $(READY)
-	@python -m pytest -n 2 --dist loadgroup -rs
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -rs
 
 lint: $(READY)
 	@ruff check . && ruff format --check . && mypy

@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.project import Project
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("chain")]
+pytestmark = pytest.mark.e2e
 
 MADE = ("data/*/manifest.json", "data/*/shards/*", "models/*/*.safetensors", "models/*/tokenizer.json")
 KILLED = ("ingest", "filter", "pretrain", "finetune")

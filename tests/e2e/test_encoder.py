@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.project import Project
 from tests.e2e.test_chain import wait_for_holder
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("chain")]
+pytestmark = pytest.mark.e2e
 
 MODELS = ("models/*/*.safetensors", "models/*/*/*.safetensors", "models/*/tokenizer.json")
 LEFT = ("reports/finetune/loss.csv", "reports/finetune/negatives.csv")
