@@ -16,8 +16,6 @@ from tests.training import forks, resumable
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.xdist_group("torchrun")
-
 
 def start(kind: str, folder: Path, *fate: int, processes: int = 1) -> int:
     """Train in processes of their own; the exit code of the first that did not end well, or 0."""

@@ -20,8 +20,6 @@ ROOT = HERE.parents[1]
 TOLERANCE = 1e-5
 Results = dict[str, torch.Tensor]
 
-pytestmark = pytest.mark.xdist_group("torchrun")
-
 
 def torchrun(processes: int, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
