@@ -237,7 +237,7 @@ def test_a_second_run_keeps_finished_shards(ingest: Ingest, monkeypatch: pytest.
         ("a.jsonl", b"{'query': 'x'}\nxx\n", r"most often not_json \(2 of 2\), first in row 0"),
         ("a.jsonl", json_lines([{"q": 1}] * 3 + [5]), r"missing_column \(3 of 4\), .* no column .*columns found: q"),
         ("a.csv", b"query,hit\nq,p\n", r"a.csv: no column 'pos' or 'positive' .*columns found: hit, query"),
-        ("a.jsonl.gz", gzip.compress(json_lines(PAIRS))[:12], r"truncated \(1 of 1\), .* a.jsonl.gz: the .gz data"),
+        ("a.jsonl.gz", gzip.compress(b"{}", mtime=0)[:12], r"truncated \(1 of 1\), .* a.jsonl.gz: the .gz data"),
         ("a.parquet", b"PAR1 but not really", r"corrupt \(1 of 1\), .*a.parquet: not a readable .parquet file"),
         ("a.json", b'[{"query": "q", "pos": "p"}]', r"json_array \(1 of 1\), .* a.json: the file is one JSON array"),
     ],
