@@ -79,7 +79,7 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
     """Train the model in place, to its best weights where there is a dev set; the log of every step.
 
     Raises Interrupted after SIGINT or SIGTERM, once the state is saved, and InputError when a loss is no longer a
-    number.
+    number, or a weight that would be saved is not.
     """
     world, checkpoints, selection, start = run.world, run.checkpoints, run.selection, run.start
     log = History.of(start)
@@ -134,12 +134,14 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                 stop = stop or (world.size == 1 and interruption.requested)
                 if better or save or stop:
                     run.cadence.began(done)
+                    _check_weights(phase, number, trainee)
                     state = _state(engine, log, mined, selection)
                     checkpoints.start(done, state, selection.best if selection else None)
                 if stop:
                     checkpoints.wait()
                     raise Interrupted(f"interrupted after step {done}; the same command goes on from there")
             engine.close()
+            _check_weights(phase, after - 1, trainee)
             first = after
     if selection and selection.best not in (None, done):
         put(trainee.parameters, checkpoints.read(selection.best).tensors)
@@ -168,6 +170,13 @@ def _no_number(phase: Phase, number: int, task: str, loss: float, batches: Seque
     names = [name for batch in batches if batch.task == task for name in phase.plan.names(batch)]
     named = ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
     return f"{phase.name}, step {number}, {task} ({named}): the loss is {loss}; lower the lr"
+
+
+def _check_weights(phase: Phase, number: int, trainee: Trainee) -> None:
+    """Raise InputError for weights that the next loss would stumble over: they must not replace good ones."""
+    for weight in trainee.parameters.values():
+        if weight.numel() and not all(math.isfinite(bound) for bound in weight.detach().aminmax()):
+            raise InputError(f"{phase.name}, step {number}: a weight is no longer a finite number; lower the lr")
 
 
 def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -41,10 +41,10 @@ class Line:
         run(self.module(self.inputs), grad_TD, True)
 
     def vectors(self, bags: object, dims: int) -> None:
-        raise NotImplementedError
+        raise AssertionError("an engine makes no vectors")
 
     def frozen(self) -> None:
-        raise NotImplementedError
+        raise AssertionError("an engine copies no model")
 
 
 def learn(engine: object, line: Line, steps: range, factor: float = 1.0) -> list[float | None]:

@@ -152,6 +152,21 @@ def test_loss_that_is_no_number_stops_with_step_and_task(pair_store: Pairs, tmp_
         run(pair_store, tmp_path, lr=1e38)
 
 
+@pytest.mark.parametrize("every", [1, 1000])
+def test_weights_that_are_no_numbers_are_neither_saved_nor_handed_on(
+    pair_store: Pairs, tmp_path: Path, every: int
+) -> None:
+    store, query, _, vocabulary = pair_store
+    target = np.random.default_rng(0).standard_normal((len(query), 4)).astype(np.float32)
+    one_step = Distillation(query, target, len(query), Matryoshka.of((4,), "mean"))
+    phase = Phase("only", [one_step], 1, Optimiser(1e39, warmup=0.2), 3)  # a rate beyond fp32
+    checkpoints, model = Checkpoints(tmp_path, "run"), start_model(vocabulary)
+    trainee, tokens = StaticTrainee(model.weight_VD), SidedTokens.same(store)
+    with pytest.raises(InputError, match="step 0: a weight is no longer a finite number"):
+        train(trainee, tokens, [phase], Run(checkpoints, Cadence(every)))
+    assert checkpoints.latest() is None
+
+
 def test_learning_rate_rises_then_falls_to_the_last_step() -> None:
     optimiser = Optimiser(1.0, warmup=0.2)
     rates = [optimiser.rate(step, 10) for step in range(10)]
