@@ -23,5 +23,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv from constraints.txt (some minutes the first time)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,train,pipeline,cluster,dev]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,train,serve,pipeline,cluster,dev]'
 	@touch $(READY)
