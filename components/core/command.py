@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from components.core import environment, execute, lock, settings, storage
 from components.core.errors import InputError, UsageError
@@ -15,6 +16,8 @@ from components.core.settings import RunParams, Section
 from components.core.step import Context, Port, Step
 
 LOCKS = ".embedmill/locks"
+# What messages name instead of a file where sections stand on the command line.
+GIVEN = "--section"
 # dvc may have been killed a moment ago; its step then dies within this time.
 LOCK_WAIT_SECONDS = 20.0
 
@@ -23,11 +26,28 @@ def step_command(step: Step, all_sections: Callable[[], Mapping[str, type[Sectio
     """The click command of a step. `all_sections` gives every known section, to catch a misspelt one."""
     options: list[click.Parameter] = [_port_option(port) for port in (*step.inputs, *step.outputs)]
     options += params_options()
+    options.append(
+        click.Option(
+            ["--section", "given"],
+            multiple=True,
+            nargs=2,
+            metavar="NAME JSON",
+            help="A whole section, as a JSON object; with one, no parameter file is read unless it is named.",
+        )
+    )
     if step.forecast:
         options.append(click.Option(["--dry-run"], is_flag=True, help="Print plan, memory and cost; change nothing."))
 
-    def run(params: str, assignments: tuple[str, ...], dry_run: bool = False, **paths: str | None) -> None:
-        run_step(step, params, assignments, paths, all_sections(), dry_run)
+    def run(
+        params: str,
+        assignments: tuple[str, ...],
+        given: tuple[tuple[str, str], ...],
+        dry_run: bool = False,
+        **paths: str | None,
+    ) -> None:
+        named = click.get_current_context().get_parameter_source("params") is not ParameterSource.DEFAULT
+        parameters = read_parameters(params if named or not given else None, given, assignments)
+        run_step(step, parameters, params if named or not given else GIVEN, paths, all_sections(), dry_run)
 
     return click.Command(step.name, params=options, callback=run, help=step.summary, short_help=step.summary)
 
@@ -42,26 +62,33 @@ def params_options() -> list[click.Parameter]:
     ]
 
 
+def read_parameters(
+    path: str | None, given: Sequence[tuple[str, str]], assignments: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The sections of a parameter file, if there is one, then whole sections, then single values on top of them."""
+    read = settings.read_params(path) if path is not None else {}
+    return settings.override({**read, **settings.read_sections(given)}, assignments)
+
+
 def run_step(
     step: Step,
-    params_path: str,
-    assignments: Sequence[str],
+    parameters: Mapping[str, Any],
+    origin: str,
     paths: Mapping[str, str | None],
     known: Mapping[str, type[Section]],
     forecast: bool = False,
 ) -> None:
     """Validate parameters and inputs, then run the step as the only writer of its outputs.
 
-    Of several processes that run it together the first one is the writer, and holds the lock for all. With
-    ``forecast`` only what a run would take is said, which writes nothing.
+    `origin` is what messages say the parameters come from. Of several processes that run it together the first one is
+    the writer, and holds the lock for all. With `forecast` only what a run would take is said, which writes nothing.
     """
     together = environment.processes() > 1
     if "DVC_STAGE" in os.environ or together:
         lock.die_with_parent()
     if together and not step.parallel:
         raise UsageError(f"{step.name} runs in one process; start it without torchrun")
-    parameters = settings.override(settings.read_params(params_path), assignments)
-    run, sections = parse_sections(step.sections, parameters, params_path, known)
+    run, sections = parse_sections(step.sections, parameters, origin, known)
     environment.quiet()
     environment.fix_threads(run.threads)
     inputs = _located(step.inputs, paths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import types
 import typing
@@ -63,6 +64,22 @@ def read_params(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{path}: expected sections such as 'ingest:', found {type(value).__name__}")
     return value
+
+
+def read_sections(sections: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Whole sections given on the command line, as (name, JSON object). Raises UsageError for what is neither."""
+    result: dict[str, Any] = {}
+    for name, text in sections:
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"--section {name}: not valid JSON ({error})") from None
+        if not isinstance(value, dict):
+            raise UsageError(f"--section {name}: expected a JSON object, found {type(value).__name__}")
+        if name in result:
+            raise UsageError(f"--section {name}: given twice")
+        result[name] = value
+    return result
 
 
 def override(params: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ class Port:
     default: str
     summary: str
     optional: bool = False
+    shows: Literal["metrics", "page"] | None = None
+    """How Kubeflow Pipelines shows it beside the task: as numbers, or as a page."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,15 @@ class Step:
 
     forecast: str | None = None
     """Names the function that says what a run would take, without running ("package.module:function")."""
+
+    stages: tuple[str, ...] = ()
+    """Parts of its work, in order, that several pods can share ahead of it (`--stage NAME --part K/N`)."""
+
+    volatile: bool = False
+    """Whether its result hangs on more than its inputs, such as what lies at URIs or what a server knows."""
+
+    hours: int = 24
+    """Longest that one attempt may take on a cluster."""
 
     def execute(self, context: Context, forecast: bool = False) -> None:
         """Import the step's code and run it, or its forecast."""

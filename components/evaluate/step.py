@@ -17,7 +17,13 @@ STEP = Step(
         Port("suite", "file", "data/suite.json", "Digests of the suite's files: a changed one reruns this step."),
     ),
     outputs=(
-        Port("headline", "file", "reports/evaluate/headline.json", "The model's main metric by task: what DVC shows."),
+        Port(
+            "headline",
+            "file",
+            "reports/evaluate/headline.json",
+            "The model's main metric by task: what DVC shows.",
+            shows="metrics",
+        ),
         Port("metrics", "file", "reports/evaluate/metrics.json", "Headline score, main metric of every system."),
         Port("quality", "file", "reports/evaluate/quality.csv", "Every measured value."),
         Port("examples", "file", "reports/evaluate/examples.json", "Hits and misses of the model."),

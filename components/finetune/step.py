@@ -18,11 +18,12 @@ STEP = Step(
         Port("loss", "file", "reports/finetune/loss.csv", "Loss of every step."),
         Port("negatives", "file", "reports/finetune/negatives.csv", "Scores and replacements of mined negatives."),
         Port("dev", "file", "reports/finetune/dev.csv", "Measurements on the dev set while training."),
-        Port("metrics", "file", "reports/finetune/metrics.json", "Rows, negatives, steps and final losses by task."),
+        Port("metrics", "file", "reports/finetune/metrics.json", "Rows, steps, losses by task.", shows="metrics"),
     ),
     run="components.finetune.pipeline:run",
     image="train",
     resources=Resources(cpu=2, memory_gib=8),
     parallel=True,
+    hours=240,
     forecast="components.finetune.forecast:run",
 )

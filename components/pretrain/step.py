@@ -14,11 +14,12 @@ STEP = Step(
         Port("output", "model", "models/pretrain", "Model as a sentence-transformers folder."),
         Port("loss", "file", "reports/pretrain/loss.csv", "Loss of every step."),
         Port("dev", "file", "reports/pretrain/dev.csv", "Measurements on the dev set while training."),
-        Port("metrics", "file", "reports/pretrain/metrics.json", "Rows, vocabulary, steps and final losses."),
+        Port("metrics", "file", "reports/pretrain/metrics.json", "Rows, vocabulary, steps, losses.", shows="metrics"),
     ),
     run="components.pretrain.pipeline:run",
     image="train",
     resources=Resources(cpu=2, memory_gib=8),
     parallel=True,
+    hours=240,
     forecast="components.pretrain.forecast:run",
 )

@@ -25,5 +25,8 @@ STEP = Step(
     ),
     outputs=(Port("version", "file", "reports/register/version.json", "The version, its gate, and the champion."),),
     run="components.register.pipeline:run",
+    image="train",
+    volatile=True,
+    hours=1,
     resources=Resources(cpu=1, memory_gib=2),
 )

@@ -24,9 +24,11 @@ STEP = Step(
         Port("version", "file", "reports/register/version.json", "The registered version and its gate."),
     ),
     outputs=(
-        Port("page", "file", "reports/report.html", "The page."),
+        Port("page", "file", "reports/report.html", "The page.", shows="page"),
         Port("picture", "file", "docs/result.svg", "Score by dimension as a picture, for a README.", optional=True),
     ),
     run="components.report.pipeline:run",
+    volatile=True,
+    hours=1,
     resources=Resources(cpu=1, memory_gib=1),
 )

@@ -15,5 +15,6 @@ STEP = Step(
         Port("histogram", "file", "reports/score/histogram.csv", "Pairs by score, for each teacher and task."),
     ),
     run="components.score.pipeline:run",
+    image="train",
     resources=Resources(cpu=2, memory_gib=4),
 )

@@ -19,4 +19,6 @@ STEP = Step(
         Port("suite", "file", "data/suite.json", "The files of evaluate.suite with their digests."),
     ),
     run="components.sources.pipeline:run",
+    volatile=True,
+    hours=1,
 )
