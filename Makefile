@@ -1,10 +1,14 @@
 # Two commands are all a newcomer needs: `make run` and `make test`. Both set up `.venv` first if it is missing or old.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+DOCKER ?= docker
+# Where a build has no network of its own: make images BUILD_FLAGS="--network host"; on a GPU: BUILD_FLAGS="--build-arg TORCH_INDEX="
+BUILD_FLAGS ?=
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint clean
+.PHONY: run test lint images clean
 
 run: $(READY)
 	@embedmill run
@@ -14,6 +18,12 @@ test: $(READY)
 
 lint: $(READY)
 	@ruff check . && ruff format --check . && mypy
+
+images:
+	@set -e; for target in data train serve; do \
+	  DOCKER_BUILDKIT=1 $(DOCKER) build --quiet --file docker/Dockerfile --target $$target --tag embedmill-$$target:$(VERSION) \
+	    --build-arg VERSION=$(VERSION) --build-arg GIT_SHA=$$(git rev-parse HEAD) $(BUILD_FLAGS) .; \
+	done
 
 clean:
 	rm -rf data models reports .embedmill .dvc/cache .dvc/tmp mlflow.db mlartifacts
