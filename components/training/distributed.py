@@ -88,12 +88,13 @@ class World:
 
             with among_others(rank):
                 store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
-                # torchrun keeps its store when it starts the processes again, and the addresses of the dead in it
-                attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+                if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                    # torchrun keeps its store when it starts the processes again, and the addresses of the dead in it
+                    store = PrefixStore(f"attempt-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
                 dist.init_process_group(
                     "nccl" if device.type == "cuda" else "gloo",
                     timeout=timeout,
-                    store=PrefixStore(f"attempt-{attempt}", store),
+                    store=store,
                     rank=rank,
                     world_size=size,
                     device_id=device if device.type == "cuda" else None,
