@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from components.core import environment, execute, lock, settings, storage
 from components.core.errors import InputError, UsageError
+from components.core.part import Part
 from components.core.settings import RunParams, Section
 from components.core.step import Context, Port, Step
 
@@ -37,17 +38,26 @@ def step_command(step: Step, all_sections: Callable[[], Mapping[str, type[Sectio
     )
     if step.forecast:
         options.append(click.Option(["--dry-run"], is_flag=True, help="Print plan, memory and cost; change nothing."))
+    if step.stages:
+        stages = " | ".join(step.stages)
+        options += [
+            click.Option(["--stage"], metavar="NAME", help=f"Do only a part of what this stage does: {stages}."),
+            click.Option(["--part"], metavar="K/N", help="Which part: the K-th of N."),
+        ]
 
     def run(
         params: str,
         assignments: tuple[str, ...],
         given: tuple[tuple[str, str], ...],
         dry_run: bool = False,
+        stage: str | None = None,
+        part: str | None = None,
         **paths: str | None,
     ) -> None:
+        share = _part(step, stage, part)
         named = click.get_current_context().get_parameter_source("params") is not ParameterSource.DEFAULT
         parameters = read_parameters(params if named or not given else None, given, assignments)
-        run_step(step, parameters, params if named or not given else GIVEN, paths, all_sections(), dry_run)
+        run_step(step, parameters, params if named or not given else GIVEN, paths, all_sections(), dry_run, share)
 
     return click.Command(step.name, params=options, callback=run, help=step.summary, short_help=step.summary)
 
@@ -77,8 +87,9 @@ def run_step(
     paths: Mapping[str, str | None],
     known: Mapping[str, type[Section]],
     forecast: bool = False,
+    part: Part | None = None,
 ) -> None:
-    """Validate parameters and inputs, then run the step as the only writer of its outputs.
+    """Validate parameters and inputs, then run the step as the only writer of its outputs, or one part of a stage.
 
     `origin` is what messages say the parameters come from. Of several processes that run it together the first one is
     the writer, and holds the lock for all. With `forecast` only what a run would take is said, which writes nothing.
@@ -103,9 +114,23 @@ def run_step(
     if environment.rank() == 0:
         for uri in outputs.values():
             check_writable(uri)
-        writer = lock.hold(f"{LOCKS}/{step.name}.lock", f"step {step.name}", LOCK_WAIT_SECONDS)
+        name, what = step.name, f"step {step.name}"
+        if part:
+            name, what = f"{name}-{part.stage}-{part.number}-of-{part.count}", f"{what}, {part.stage} {part},"
+        writer = lock.hold(f"{LOCKS}/{name}.lock", what, LOCK_WAIT_SECONDS)
     with writer, execute.using(run.executor, step.name, {**inputs, **outputs}):
-        step.execute(Context(step.name, run, sections, inputs, outputs, parameters))
+        step.execute(Context(step.name, run, sections, inputs, outputs, parameters, part))
+
+
+def _part(step: Step, stage: str | None, share: str | None) -> Part | None:
+    """The part that the command line names. Raises UsageError if it names a stage without a part, or none of ours."""
+    if stage is None and share is None:
+        return None
+    if stage is None or share is None:
+        raise UsageError(f"--stage and --part go together, such as --stage {step.stages[0]} --part 2/8")
+    if stage not in step.stages:
+        raise UsageError(f"--stage {stage}: the stages of {step.name} are {', '.join(step.stages)}")
+    return Part.parse(stage, share)
 
 
 def parse_sections(

@@ -7,19 +7,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from components.core import storage
-from components.core.carriers import carrier_of
+from components.core.carriers import PARQUET_RATIO, carrier_of
 from components.core.errors import InputError
 from components.core.fingerprint import json_document
 from components.core.settings import Section
 
 FORMAT = "embedmill-sources/1"
 PYDOC = "pydoc:"
+# Source text of a Python module on average, as the default packages have it.
+MODULE_BYTES = 18_000
 # The command that puts a stale list right; named in errors.
 RESOLVE = "embedmill sources"
 
@@ -211,6 +214,22 @@ class ResolvedSource:
     def entry(self) -> SourceParams:
         """The entry of `ingest.sources` that this comes from."""
         return self.listed or self.params
+
+
+def expected_tasks(sources: Sequence[ResolvedSource], shard_bytes: int) -> int:
+    """About how many tasks ingest will have: enough to say how many pods should share them. Opens no file."""
+    return ceil(sum(_expected(each, source.params, shard_bytes) for source in sources for each in source.inputs))
+
+
+def _expected(each: SourceInput, params: SourceParams, shard_bytes: int) -> float:
+    """The share of a task that an input is, if it is small, or the tasks that it is cut into."""
+    if params.is_pydoc:
+        return each.size * MODULE_BYTES / shard_bytes
+    carrier = carrier_of(each.uri)
+    assert carrier is not None, each.uri
+    text_bytes = each.size * (PARQUET_RATIO if carrier.format == "parquet" else 1)
+    can_be_cut = carrier.compression is None and carrier.format in ("jsonl", "parquet")
+    return text_bytes / shard_bytes if can_be_cut else min(1.0, text_bytes / shard_bytes)
 
 
 def encode_sources(sources: Sequence[ResolvedSource]) -> bytes:

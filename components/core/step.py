@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from components.core import environment
 from components.core.execute import worker_count
+from components.core.part import Part
 from components.core.progress import Progress
 from components.core.settings import RunParams, Section
 
@@ -82,6 +83,9 @@ class Context:
     outputs: Mapping[str, str]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Every section as it was given, overrides included, for a step that records the run."""
+
+    part: Part | None = None
+    """What to do ahead of the step and no more, of a stage that it declares; None is the step itself."""
 
     def section(self, model: type[AnySection]) -> AnySection:
         """The parameters of the section that `model` describes."""
