@@ -21,6 +21,7 @@ COMMANDS = {place.split(".")[1] for place in cli.AROUND.values()}
 SHARED = {"core", "training"}
 # Parts of a declared package that have a distribution of their own, and what a person chooses to install.
 UNDECLARED = {
+    ("components/core/kubeflow.py", "urllib3"),
     ("components/core/s3.py", "botocore"),
     ("components/core/tracking.py", "sqlalchemy"),
     ("components/ingest/extraction.py", "trafilatura"),
