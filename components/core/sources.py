@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from components.core import storage
 from components.core.carriers import PARQUET_RATIO, carrier_of
 from components.core.errors import InputError
-from components.core.fingerprint import json_document
+from components.core.fingerprint import digest_bytes, digest_json, json_document
 from components.core.settings import Section
 
 FORMAT = "embedmill-sources/1"
@@ -247,6 +247,11 @@ def encode_sources(sources: Sequence[ResolvedSource]) -> bytes:
         for source in sources
     ]
     return json_document({"format": FORMAT, "sources": entries})
+
+
+def data_version(sources: bytes, suite: bytes) -> str:
+    """SHA-256 (hex) of all that a run reads: the list of sources and that of the suite's files, with their digests."""
+    return digest_json([digest_bytes(sources), digest_bytes(suite)])
 
 
 def read_sources(uri: str) -> list[ResolvedSource]:

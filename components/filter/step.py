@@ -20,5 +20,6 @@ STEP = Step(
         Port("funnel", "file", "reports/filter/funnel.csv", "Rows left after each stage, and why others went."),
     ),
     run="components.filter.pipeline:run",
+    stages=("judge", "exact", "near", "write"),
     resources=Resources(cpu=2, memory_gib=4),
 )

@@ -15,5 +15,6 @@ STEP = Step(
         Port("heldout", "dataset", "data/heldout", "Records held out for evaluation; may be empty."),
     ),
     run="components.ingest.pipeline:run",
+    stages=("shards",),
     resources=Resources(cpu=2, memory_gib=4),
 )

@@ -15,6 +15,7 @@ STEP = Step(
         Port("histogram", "file", "reports/score/histogram.csv", "Pairs by score, for each teacher and task."),
     ),
     run="components.score.pipeline:run",
+    stages=("shards",),
     image="train",
     resources=Resources(cpu=2, memory_gib=4),
 )

@@ -1,0 +1,22 @@
+"""Compiled pipelines: the same bytes whenever the same pipeline is compiled."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from kfp import compiler
+
+
+def compiled(pipeline: Any) -> str:
+    """The YAML of a pipeline."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(pipeline, str(path))
+        return path.read_text(encoding="utf-8")
+
+
+def write(pipeline: Any, path: Path) -> None:
+    """Write it where it belongs."""
+    path.write_text(compiled(pipeline), encoding="utf-8")
