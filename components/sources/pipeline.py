@@ -35,20 +35,23 @@ from components.sources.step import FEEDBACK
 def run(ctx: Context) -> None:
     """Write the list of sources. Raises InputError for an entry that leads to nothing."""
     digests = FileDigests()
-    entries = ctx.section(IngestParams).sources
-    sources: list[ResolvedSource] = []
-    for index, entry in enumerate(entries):
-        sources += resolve(entry, f"ingest.sources[{index}]", digests)
-    _check_names(sources)
     feedback = ctx.inputs.get("feedback", FEEDBACK)
-    if storage.exists(feedback):
-        sources += read_feedback(feedback)
+    sources = list_sources(ctx.section(IngestParams).sources, feedback, digests)
     suite = list_suite(ctx.section(EvaluateParams).suite, digests)
     digests.save()
     _replace(ctx.outputs["output"], encode_sources(sources))
     _replace(ctx.outputs["suite"], json_document(suite))
     inputs = sum(len(source.inputs) for source in sources)
     ctx.log(f"{_count(len(sources), 'source')}, {_count(inputs, 'input')}")
+
+
+def list_sources(entries: Sequence[SourceParams], feedback: str, digests: FileDigests) -> list[ResolvedSource]:
+    """Entries with their inputs, and the feedback if there is any. Raises InputError for one that leads to nothing."""
+    sources: list[ResolvedSource] = []
+    for index, entry in enumerate(entries):
+        sources += resolve(entry, f"ingest.sources[{index}]", digests)
+    _check_names(sources)
+    return sources + (read_feedback(feedback) if storage.exists(feedback) else [])
 
 
 def _count(number: int, noun: str) -> str:
