@@ -142,6 +142,26 @@ def upload(source: str | Path, uri: str) -> None:
                 shutil.copyfileobj(file, writer, COPY_BYTES)
 
 
+def fetch(uri: str, folder: Path) -> None:
+    """Copy all files below a folder or prefix into a local folder. Raises InputError for one that cannot be read."""
+    for info in list_files(uri):
+        target = folder / info.uri.removeprefix(uri.rstrip("/")).lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open_read(info.uri) as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, COPY_BYTES)
+
+
+@contextmanager
+def local_folder(uri: str) -> Iterator[Path]:
+    """The folder itself, or a copy of what is elsewhere, for the body of a `with`."""
+    if is_local(uri):
+        yield local_path(uri)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        fetch(uri, Path(folder))
+        yield Path(folder)
+
+
 def exists(uri: str) -> bool:
     """Whether a file (not a folder) is at `uri`."""
     if is_s3(uri):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from components.core.step import Port, Resources, Step
 from components.finetune.params import FinetuneParams
+from components.training.settings import CHECKPOINTS
 
 STEP = Step(
     name="finetune",
@@ -19,6 +20,7 @@ STEP = Step(
         Port("negatives", "file", "reports/finetune/negatives.csv", "Scores and replacements of mined negatives."),
         Port("dev", "file", "reports/finetune/dev.csv", "Measurements on the dev set while training."),
         Port("metrics", "file", "reports/finetune/metrics.json", "Rows, steps, losses by task.", shows="metrics"),
+        CHECKPOINTS,
     ),
     run="components.finetune.pipeline:run",
     image="train",

@@ -115,7 +115,7 @@ def _distillation(
 ) -> Phase:
     """The phase that regresses the texts of one language onto their teacher's vectors."""
     ctx, texts = session.ctx, session.corpus.texts_of_language(lang)
-    with ctx.progress(f"teacher {teacher.name}", len(texts), "texts") as bar:
+    with session.made_once(), ctx.progress(f"teacher {teacher.name}", len(texts), "texts") as bar:
         vector_NE = encode_cached(teacher, texts, TEACHER_CACHE, ctx.workers, bar.advance)
     objective = Distillation(
         tokens.rows_of(texts), principal_axes(vector_NE, dims, ctx.seed), params.distill.batch_size, matryoshka

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from components.core.step import Port, Resources, Step
 from components.pretrain.params import PretrainParams
+from components.training.settings import CHECKPOINTS
 
 STEP = Step(
     name="pretrain",
@@ -15,6 +16,7 @@ STEP = Step(
         Port("loss", "file", "reports/pretrain/loss.csv", "Loss of every step."),
         Port("dev", "file", "reports/pretrain/dev.csv", "Measurements on the dev set while training."),
         Port("metrics", "file", "reports/pretrain/metrics.json", "Rows, vocabulary, steps, losses.", shows="metrics"),
+        CHECKPOINTS,
     ),
     run="components.pretrain.pipeline:run",
     image="train",

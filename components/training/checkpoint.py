@@ -5,8 +5,9 @@ to step, and a fingerprint of inputs, parameters and code: one from anything els
 is unpickled: tensors are safetensors, the rest is JSON.
 
 A thread writes while training goes on, from a copy of the state; a state that is large for the memory that is left is
-written at once instead. The state is the same in every process, so the first one writes it, and as many as one likes go
-on from it. The others see on the file system, which all share, that it is there: a thread may enter no collective.
+written at once instead. The state is the same in every process, so the first one writes it, and reads it for as many as
+like to go on from it: the others may be on machines that do not see its folder. A mirror takes it to where other
+machines find it; a checkpoint that it could not take counts on this machine all the same.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 from components.core.errors import InputError
 from components.core.fingerprint import digest_bytes, digest_file, json_document
 from components.core.memory import free_bytes
+from components.training.distributed import World
+from components.training.mirror import Mirror
 from components.training.tensorfile import write_tensors
 
 if TYPE_CHECKING:
@@ -32,10 +35,8 @@ if TYPE_CHECKING:
 
 _MARKER = "COMPLETE"
 _TENSORS, _VALUES = "state.safetensors", "state.json"
-_PARTIAL, _FAILED = ".partial-", ".failed"
+_PARTIAL = ".partial-"
 _COPY_SHARE = 0.25  # of the free memory: what a copy of the state may take while training goes on
-_POLL_SECONDS = 0.02
-_GIVE_UP_SECONDS = 5.0  # after a failure elsewhere, how long the first process is waited for
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,24 @@ class Cadence:
 class Checkpoints:
     """The checkpoints of one training under ``folder``; ``fingerprint`` says what they may be resumed by.
 
-    The last ``keep`` are kept, and beside them the one that ``start`` was told is best. Of several processes the
-    ``main`` one writes.
+    The last ``keep`` are kept, and beside them the one that ``start`` was told is best. The main process of the
+    ``world`` writes them, and copies them below ``mirror`` if there is one; ``say`` tells people what went wrong there.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, keep: int = 2, main: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str,
+        keep: int = 2,
+        world: World | None = None,
+        mirror: str | None = None,
+        say: Callable[[str], None] = lambda message: None,
+    ) -> None:
         self.fingerprint = fingerprint
-        self._folder, self._keep, self._main = folder, keep, main
+        self._folder, self._keep, self._world = folder, keep, world or World()
+        self._mirror = None if mirror is None else Mirror(mirror, _MARKER, say)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._failed = threading.Event()
 
     @property
     def busy(self) -> bool:
@@ -88,14 +97,14 @@ class Checkpoints:
     def start(self, step: int, state: State, best: int | None = None) -> None:
         """Begin to save the state after ``step`` steps; ``best`` is the step whose checkpoint must outlive the others.
 
-        The state may change as soon as this returns. An earlier checkpoint is finished first. All processes call it
-        for the same steps. Raises InputError if this or the earlier one cannot be written.
+        The state may change as soon as this returns. An earlier checkpoint is finished first. Raises InputError if this
+        or the earlier one cannot be written.
         """
         self.wait()
-        if not self._main:
-            self._begin(self._await, step)
+        if not self._world.main:
+            return
         # what lies on a GPU is not in this memory yet, so all of it is counted
-        elif sum(tensor.nbytes for tensor in state.tensors.values()) > _COPY_SHARE * free_bytes():
+        if sum(tensor.nbytes for tensor in state.tensors.values()) > _COPY_SHARE * free_bytes():
             self._save(step, state, best)
             self.wait()
         else:
@@ -124,38 +133,39 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish what is being written; after a failure, wait no longer than a moment for the first process."""
+        """Finish what is being written; after a failure, whatever came of it."""
         if kind is None:
             self.wait()
-            return
-        self._failed.set()
-        if self._thread is not None:
+        elif self._thread is not None:
             self._thread.join()
 
     def latest(self) -> State | None:
         """The newest state whose marker vouches for every file and carries this fingerprint, or None.
 
-        To be called before the first ``start``, in every process; what a killed run left unfinished is removed.
+        To be called before the first ``start``, in every process at once: all get what the main one finds, here or in
+        the mirror. What a killed run left unfinished is removed.
         """
-        if self._main:
-            for left in self._folder.glob(f"{_PARTIAL}*"):
-                shutil.rmtree(left)
-            (self._folder / _FAILED).unlink(missing_ok=True)
-        for folder in reversed(self._finished()):
-            if _vouched(folder, self.fingerprint):
-                return _read(folder)
-        return None
+        found = self._newest() if self._world.main else None
+        values = self._world.broadcast(None if found is None else dict(found.values))
+        if values is None:
+            return None
+        return State(self._world.broadcast_tensors({} if found is None else found.tensors), values)
 
     def read(self, step: int) -> State:
-        """The state after ``step`` steps. Raises InputError unless its marker vouches for every file."""
+        """The state after ``step`` steps, here or in the mirror, for the main process.
+
+        Raises InputError unless its marker vouches for every file.
+        """
         folder = self._folder / f"{step:08d}"
-        if not _vouched(folder, self.fingerprint):
+        if not (_vouched(folder, self.fingerprint) or self._fetched(folder)):
             raise InputError(f"{folder}: damaged or from another run; remove {self._folder} to train from the start")
         return _read(folder)
 
     def clear(self) -> None:
         """Remove all checkpoints: the step's outputs are committed."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        if self._mirror is not None:
+            self._mirror.clear()
 
     def _begin(self, work: Callable[..., None], *arguments: Any) -> None:
         self._thread = threading.Thread(target=self._noting_errors, args=(work, *arguments), daemon=True)
@@ -183,21 +193,8 @@ class Checkpoints:
             _sync(self._folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
-            (self._folder / _FAILED).touch()
             raise
         self._prune(step, best)
-
-    def _await(self, step: int) -> None:
-        """Return when the first process has written the checkpoint. Raises InputError if it could not."""
-        deadline = None
-        while _fingerprint(self._folder / f"{step:08d}") != self.fingerprint:
-            if (self._folder / _FAILED).exists():
-                raise InputError(f"{self._folder}: the first process could not write the checkpoint")
-            if self._failed.is_set():
-                deadline = deadline or time.monotonic() + _GIVE_UP_SECONDS
-                if time.monotonic() > deadline:
-                    return
-            time.sleep(_POLL_SECONDS)
 
     def _prune(self, step: int, best: int | None) -> None:
         """Remove all but the last ones of this run, and the best; what counts further is damaged or another run's."""
@@ -208,6 +205,37 @@ class Checkpoints:
             if folder not in kept:
                 (folder / _MARKER).unlink(missing_ok=True)  # first, so that a part of it is no checkpoint
                 shutil.rmtree(folder)
+        if self._mirror is not None:
+            names = {folder.name for folder in kept}
+            self._mirror.hold(sorted(kept), names if best is None else {*names, f"{best:08d}"})
+
+    def _newest(self) -> State | None:
+        for left in self._folder.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(left)
+        here = {folder.name for folder in self._finished()}
+        elsewhere = set(self._mirror.names()) if self._mirror is not None else set()
+        for name in sorted(here | elsewhere, reverse=True):
+            folder = self._folder / name
+            if _vouched(folder, self.fingerprint) or self._fetched(folder):
+                return _read(folder)
+        return None
+
+    def _fetched(self, folder: Path) -> bool:
+        """Whether the mirror has this checkpoint, undamaged; then it is in its folder now."""
+        mirror, name = self._mirror, folder.name
+        if mirror is None or name not in mirror.names():
+            return False
+        if _parsed(mirror.read_marker(name)).get("fingerprint") != self.fingerprint:
+            return False
+        partial = self._folder / f"{_PARTIAL}{name}"
+        mirror.fetch(name, partial)
+        if not _vouched(partial, self.fingerprint):
+            shutil.rmtree(partial)
+            mirror.remove(name)  # or it would push out those of the run that goes on
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        return True
 
     def _finished(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("[0-9]*") if path.is_dir())
@@ -232,8 +260,15 @@ def _files(folder: Path) -> list[Path]:
 def _marker(folder: Path) -> dict[str, Any]:
     """What a checkpoint's marker says; nothing, if there is none that can be read."""
     try:
-        marker = json.loads((folder / _MARKER).read_bytes())
-    except (OSError, ValueError):
+        return _parsed((folder / _MARKER).read_bytes())
+    except OSError:
+        return {}
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        marker = json.loads(data)
+    except ValueError:
         return {}
     return marker if isinstance(marker, dict) else {}
 

@@ -43,14 +43,16 @@ class ProcessLost(EmbedmillError):
 class World:
     """The processes that train together: this one's ``rank`` of ``size``, and the device that it computes on.
 
+    ``local`` is its number on its machine.
     A world of one has no process group, and its operations cost nothing.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, device: device | None = None) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, device: device | None = None, local: int = 0) -> None:
         import torch
 
         self.rank = rank
         self.size = size
+        self.local = local
         self.device = device or torch.device("cpu")
 
     @classmethod
@@ -99,7 +101,7 @@ class World:
                     world_size=size,
                     device_id=device if device.type == "cuda" else None,
                 )
-        return cls(rank, size, device)
+        return cls(rank, size, device, local)
 
     @property
     def main(self) -> bool:
@@ -192,6 +194,25 @@ class World:
         with among_others(self.rank):
             dist.broadcast_object_list(values, device=self.device)
         return values[0]
+
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The main process's tensors, in this process's memory, for every process; bit for bit, of any type."""
+        if self.size == 1:
+            return tensors
+        import torch
+        import torch.distributed as dist
+
+        found = {}
+        for name, shape, dtype in self.broadcast([(name, one.shape, one.dtype) for name, one in tensors.items()]):
+            tensor = tensors[name].cpu().contiguous() if self.main else torch.empty(shape, dtype=dtype)
+            found[name] = tensor
+            if tensor.numel():
+                bytes_N = tensor.reshape(-1).view(torch.uint8)
+                here_N = bytes_N.to(self.device)
+                with among_others(self.rank):
+                    dist.broadcast(here_N, 0)
+                bytes_N.copy_(here_N)
+        return found
 
     def close(self) -> None:
         """Leave the group; the others need not be there."""

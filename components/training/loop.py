@@ -76,8 +76,9 @@ class Run:
 
 
 def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: Run) -> History:
-    """Train the model in place, to its best weights where there is a dev set; the log of every step.
+    """Train the model in place, and return the log of every step.
 
+    Where there is a dev set, the main process is left with the best weights, the others with the last.
     Raises Interrupted after SIGINT or SIGTERM, once the state is saved, and InputError when a loss is no longer a
     number, or a weight that would be saved is not.
     """
@@ -139,11 +140,12 @@ def train(trainee: Trainee, tokens: SidedTokens, phases: Sequence[Phase], run: R
                     checkpoints.start(done, state, selection.best if selection else None)
                 if stop:
                     checkpoints.wait()
+                    world.barrier()  # whoever ends first has torchrun end the others
                     raise Interrupted(f"interrupted after step {done}; the same command goes on from there")
             engine.close()
             _check_weights(phase, after - 1, trainee)
             first = after
-    if selection and selection.best not in (None, done):
+    if world.main and selection and selection.best not in (None, done):
         put(trainee.parameters, checkpoints.read(selection.best).tensors)
     return log
 

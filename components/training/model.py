@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,7 +112,7 @@ def load_model(uri: str) -> tuple[Model, dict[str, Any]]:
     config = _read_config(storage.join(uri, "config_sentence_transformers.json")) if started else {}
     if finished and b"StaticEmbedding" in storage.read_bytes(storage.join(uri, "modules.json")):
         return _load_static(uri), config
-    with _local(uri) as folder:
+    with storage.local_folder(uri) as folder:
         return read_transformer(folder), config
 
 
@@ -153,18 +149,3 @@ def _load_static(uri: str) -> StaticModel:
         raise InputError(f"{uri}: {len(weight_VD)} embedding rows, but {tokenizer.get_vocab_size()} tokens")
     tokenizer.no_padding()
     return StaticModel(tokenizer, weight_VD.float())
-
-
-@contextmanager
-def _local(uri: str) -> Iterator[Path]:
-    """The folder itself, or a copy of it while it is read."""
-    if storage.is_local(uri):
-        yield storage.local_path(uri)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for file in storage.list_files(uri):
-            target = Path(folder, file.uri.removeprefix(uri.rstrip("/")).lstrip("/"))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with storage.open_read(file.uri) as source, target.open("wb") as copy:
-                shutil.copyfileobj(source, copy)
-        yield Path(folder)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from components.training.monitor import Monitor, peak_flops
 from components.training.objectives import Matryoshka, Retrieval, ScoreDistillation
 from components.training.plan import check_world
 from components.training.settings import (
+    CHECKPOINTS,
     GuideParams,
     MaxTokens,
     RetrievalParams,
@@ -121,14 +123,26 @@ class Session:
         return cls(ctx, params, world, corpus, kept_out)
 
     def tokens(self, tokenizer: Tokenizer, how: Readings, distilled: Sequence[str] = ()) -> SidedTokens:
-        """The tokens of all texts, made by the first process where they are not there yet; see `Corpus.sided`."""
-        if not self.world.main:
+        """The tokens of all texts, made where they are not there yet; see `Corpus.sided`."""
+        with self.made_once(), self.ctx.progress("tokenise", len(self.corpus.text_ids), "texts") as bar:
+            return self.corpus.sided(tokenizer, WORK / "cache" / "tokens", how, distilled, bar.advance)
+
+    @contextmanager
+    def made_once(self) -> Iterator[None]:
+        """The first process goes through the body and makes what is not there yet; then the others do and find it.
+
+        Where checkpoints have a mirror, machines need share no folder: the first process of each is the first one.
+        """
+        first = self.world.main if self._mirror is None else self.world.local == 0
+        if not first:
             self.world.barrier()
-        with self.ctx.progress("tokenise", len(self.corpus.text_ids), "texts") as bar:
-            tokens = self.corpus.sided(tokenizer, WORK / "cache" / "tokens", how, distilled, bar.advance)
-        if self.world.main:
+        yield
+        if first:
             self.world.barrier()
-        return tokens
+
+    @property
+    def _mirror(self) -> str | None:
+        return self.ctx.outputs.get(CHECKPOINTS.name)
 
     def checkpoints(self, made_from: Sequence[Any]) -> tuple[Checkpoints, State | None]:
         """The checkpoints of a run on these parameters, records and whatever else it is made from, and the last one."""
@@ -141,7 +155,9 @@ class Session:
             code_digest("components.core", "components.training", f"components.{self.ctx.step}"),
         ]
         folder = WORK / "checkpoints" / self.ctx.step
-        checkpoints = Checkpoints(folder, digest_json(origin), self.params.checkpoint.keep, self.world.main)
+        checkpoints = Checkpoints(
+            folder, digest_json(origin), self.params.checkpoint.keep, self.world, self._mirror, self.ctx.log
+        )
         start = checkpoints.latest()
         if start:
             self.ctx.log(f"goes on after step {History.of(start).steps}")
@@ -154,11 +170,8 @@ class Session:
             return None
         tasks = dev_tasks(self.kept_out, self.corpus.table) if self.kept_out is not None else []
         tasks += load_suite(dev.suite, None)
-        if not self.world.main:
-            self.world.barrier()
-        devset = DevSet.read(tasks, tokenizer, how, WORK / "cache" / "dev")
-        if self.world.main:
-            self.world.barrier()
+        with self.made_once():
+            devset = DevSet.read(tasks, tokenizer, how, WORK / "cache" / "dev")
         return Selection(devset, dev.every, dev.patience, dev.metric)
 
     def trainee(self, model: Model) -> Trainee:
@@ -219,17 +232,12 @@ class Session:
         )
 
     def _guide(self, wanted: GuideParams, pairs: RetrievalRows) -> Guide:
-        """The guide's vectors of the pairs' texts, made by the first process where they are not there yet."""
+        """The guide's vectors of the pairs' texts, made where they are not there yet."""
         rows = np.unique(np.concatenate([pairs.query, pairs.positive, pairs.negatives[pairs.negatives != ABSENT]]))
         encoder = open_encoder(wanted.model)
-        if not self.world.main:
-            self.world.barrier()
-        with self.ctx.progress(f"guide {encoder.name}", len(rows), "texts") as bar:
+        with self.made_once(), self.ctx.progress(f"guide {encoder.name}", len(rows), "texts") as bar:
             texts = self.corpus.texts(rows)
-            guide = Guide.of(encoder, texts, rows, wanted.kind, wanted.margin, self.ctx.workers, bar.advance)
-        if self.world.main:
-            self.world.barrier()
-        return guide
+            return Guide.of(encoder, texts, rows, wanted.kind, wanted.margin, self.ctx.workers, bar.advance)
 
     def optimiser(self, lr: float) -> Optimiser:
         """AdamW at this peak rate."""

@@ -11,7 +11,16 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from components.core.settings import Section
+from components.core.step import Port
 from components.core.suite import SuiteParams
+
+CHECKPOINTS = Port(
+    "checkpoints",
+    "folder",
+    "",
+    "Where checkpoints are copied to (s3://…), so that a machine without them goes on from there.",
+    optional=True,
+)
 
 Temperature = Annotated[float, Field(ge=0.005, le=1)]
 Dim = Annotated[int, Field(ge=1)]

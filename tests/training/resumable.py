@@ -93,7 +93,7 @@ def main(kind: str, folder: Path, fate: Sequence[int]) -> int:
     use_threads(1)
     world = World.from_environment()
     trainee, tokens, phases, negatives = make(kind, folder, world)
-    checkpoints = Checkpoints(folder / "checkpoints", "run", main=world.main)
+    checkpoints = Checkpoints(folder / "checkpoints", "run", world=world)
     monitor = Monitor(curves=killer(folder, world, *fate[:2], fate[2:])) if fate else Monitor()
     start = checkpoints.latest()
     if start is None:

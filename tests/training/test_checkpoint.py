@@ -152,36 +152,9 @@ def test_failed_write_is_one_clear_line_and_leaves_the_last_good_one(
     checkpoints.start(2, state(2))
     with pytest.raises(InputError, match="cannot be written \\(No space left on device\\)"):
         checkpoints.wait()
-    with pytest.raises(InputError, match="the first process could not write"):
-        Checkpoints(tmp_path / "kept", "run", main=False).save(2, state(2))
     latest = checkpoints.latest()
     assert latest is not None
     assert latest.values == {"log": [1]}
-
-
-def test_another_process_waits_until_the_first_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    let = slowly(monkeypatch)
-    first, second = Checkpoints(tmp_path, "run"), Checkpoints(tmp_path, "run", main=False)
-    first.start(5, state(5))
-    second.start(5, state(5))
-    assert second.latest() is None
-    assert second.busy
-    let.set()
-    second.wait()
-    assert names(tmp_path / "00000005") == ["COMPLETE", "state.json", "state.safetensors"]
-    for process in (first, second):
-        latest = process.latest()
-        assert latest is not None
-        assert latest.values == {"log": [5]}
-
-
-def test_process_that_ended_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_GIVE_UP_SECONDS", 0.05)
-    second = Checkpoints(tmp_path, "run", main=False)
-    with pytest.raises(KeyboardInterrupt), second:
-        second.start(1, state(1))
-        raise KeyboardInterrupt
-    assert not second.busy
 
 
 def test_checkpoints_are_due_by_steps_or_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_processes_together_learn_what_one_learns_alone(
 
 
 def test_only_training_runs_in_several_processes_and_one_of_them_says_so(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").touch()
+    (tmp_path / "params.yaml").write_text("{}\n")
     (tmp_path / ".embedmill").mkdir()
     ended = torchrun(2, "-m", "components", "filter", cwd=tmp_path)
     assert ended.returncode == 1, "torchrun's own"

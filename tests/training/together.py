@@ -111,7 +111,7 @@ def learn(
         engine.step = watch  # type: ignore[method-assign]
         return engine
 
-    checkpoints = Checkpoints(folder, "run", main=world.main)
+    checkpoints = Checkpoints(folder, "run", world=world)
     planned = phase(tokens, lr)
     check_world(planned.plan, world.size)
     log = train(
