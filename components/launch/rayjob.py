@@ -1,8 +1,8 @@
 """KubeRay's RayJob: one step on a Ray cluster of its own, as pipelines/ray has it for `kubectl apply`.
 
 Fields of ray.io/v1 in KubeRay 1.6. The head runs the step and no shards. The operator makes a pod that submits the job
-and shows its lines (`submissionMode: K8sJobMode`); it writes that pod's shell command from `entrypoint` without quoting,
-and Ray quotes by rules of its own, so the words of the step's command travel in the head's environment instead.
+and shows its lines (`submissionMode: K8sJobMode`). It writes that pod's shell command from `entrypoint` unquoted, and
+Ray quotes by rules of its own, so the words of the step's command travel in the head's environment instead.
 """
 
 from __future__ import annotations
