@@ -29,6 +29,7 @@ AROUND = {
     "calibrate": "components.calibrate.command:calibrate",
     "search": "components.search.command:search",
     "flywheel": "components.flywheel.command:flywheel",
+    "pod": "components.pod.command:pod",
 }
 
 

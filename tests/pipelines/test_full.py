@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
 from components import chain
+from components.cli import cli
 from components.core.settings import read_params
 from components.core.step import Step
 from tests.conftest import PROJECT
@@ -129,3 +132,28 @@ def test_no_task_holds_a_secret_or_a_value_of_the_environment() -> None:
         assert config["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
         assert {each["mountPath"] for each in config["emptyDirMounts"]} >= {"/work", "/tmp"}
         assert int(config["activeDeadlineSeconds"]) > 0
+
+
+def test_every_command_line_is_one_that_embedmill_takes() -> None:
+    for component in SPEC["components"].values():
+        if "executorLabel" not in component:
+            continue
+        container = EXECUTORS[component["executorLabel"]]["container"]
+        declared = component.get("inputDefinitions", {}).get("parameters", {})
+        program, *line = [*container["command"], *container["args"]]
+        assert program == "embedmill"
+        arguments = [sample(each, declared) for each in line]
+        if arguments[0] != "pod":
+            continue
+        command = cli.get_command(click.Context(cli), arguments[0])
+        assert command is not None, arguments[0]
+        command.make_context(arguments[0], arguments[1:])
+
+
+def sample(argument: Any, declared: dict[str, Any]) -> str:
+    """An argument with a value in place of its placeholder."""
+    found = re.fullmatch(r"\{\{\$\.inputs\.parameters\['(\w+)'\]\}\}", argument)
+    if not found:
+        assert "inputs.parameters" not in argument
+        return str(argument)
+    return "1" if declared[found[1]]["parameterType"] == "NUMBER_INTEGER" else "x"

@@ -1,0 +1,1 @@
+"""A step as a pod of a pipeline: everything it reads and writes lies in a store that all pods reach."""

@@ -1,0 +1,65 @@
+"""What Kubeflow Pipelines is told of a step's outputs: their URIs, numbers for its tables, pages for its viewer.
+
+A container that writes artefacts says what they are in a file of its own, the executor's output; one that says nothing
+is shown without its numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.core import storage
+from components.core.errors import InputError
+from components.core.step import Step
+
+METRICS_LIMIT = 100  # numbers of one task: more than that nobody reads in a table
+
+
+def write_output(path: str, value: Any) -> None:
+    """An output parameter: text as it is, anything else as JSON."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+
+
+def show(step: Step, outputs: Mapping[str, str], wanted: Sequence[tuple[str, str, str]], executor_output: str) -> None:
+    """Copy the outputs that are shown to where Kubeflow Pipelines takes them from.
+
+    `wanted` are (port, local path, URI of the artefact). Raises InputError if one is not there.
+    """
+    ports = {port.name: port for port in step.outputs if port.shows}
+    artifacts = {}
+    for name, path, uri in wanted:
+        content = storage.read_bytes(outputs[name])
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        metadata = _metadata(content, outputs[name]) if ports[name].shows == "metrics" else {}
+        key = artifact_name(name)
+        artifacts[key] = {"artifacts": [{"name": key, "uri": uri, "metadata": metadata}]}
+    if artifacts:
+        write_output(executor_output, {"artifacts": artifacts})
+
+
+def artifact_name(port: str) -> str:
+    """The name of the artefact that shows a port, whose own name is that of the URI."""
+    return f"shown_{port}"
+
+
+def _metadata(content: bytes, uri: str) -> dict[str, float]:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        raise InputError(f"{uri}: not valid JSON, so its numbers cannot be shown") from None
+    return dict(list(_numbers(value))[:METRICS_LIMIT])
+
+
+def _numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key in value:
+            yield from _numbers(value[key], f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield prefix, value
