@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import click
 
-from components.core import settings
+from components.core import settings, storage
 from components.core.command import params_options
-from components.core.errors import EmbedmillError, Interrupted
-from components.core.reproduce import ChainFailed, reproduce
+from components.core.errors import EmbedmillError, Interrupted, UsageError
+from components.core.kubeflow import Pipelines
+from components.core.reproduce import ChainFailed
+from components.flywheel.cluster import ATTEMPTS, EXPERIMENT, FILLED_IN, PipelineRuns
+from components.flywheel.local import LocalChain
 from components.flywheel.params import FlywheelParams
-from components.flywheel.poller import open_store, poll
+from components.flywheel.pipeline import parameter_types, parse_parameters, read_package
+from components.flywheel.poller import Trainer, open_store, poll
 from components.flywheel.signals import Stopped, stop_on_signals
 
 
-def _poll(params: str, assignments: tuple[str, ...], take_over: bool) -> None:
-    """Look at the feedback once. Anything new becomes a dataset version and the chain runs on it."""
+def _poll(params: str, assignments: tuple[str, ...], take_over: bool, **where: Any) -> None:
+    """Look at the feedback once. Anything new becomes a dataset version and is trained on."""
     feedback = _read_feedback(params, assignments)
     try:
         with stop_on_signals():
-            poll(feedback, _log, _chain, take_over)
+            poll(feedback, _log, _trainer(feedback, **where), take_over)
     except Stopped:
         raise Interrupted("flywheel: stopped; a batch that was claimed is finished by the next poll") from None
 
 
-def _watch(params: str, assignments: tuple[str, ...], interval: float) -> None:
+def _watch(params: str, assignments: tuple[str, ...], interval: float, **where: Any) -> None:
     """Poll again and again until stopped. A chain that fails ends the watch; feedback that cannot be read does not."""
     feedback = _read_feedback(params, assignments)
+    trainer = _trainer(feedback, **where)
     last = ""
 
     def log(message: str) -> None:
@@ -41,7 +47,7 @@ def _watch(params: str, assignments: tuple[str, ...], interval: float) -> None:
         with stop_on_signals():
             while True:
                 try:
-                    poll(feedback, log, _chain)
+                    poll(feedback, log, trainer)
                 except ChainFailed:
                     raise
                 except EmbedmillError as error:
@@ -49,6 +55,32 @@ def _watch(params: str, assignments: tuple[str, ...], interval: float) -> None:
                 time.sleep(interval)
     except Stopped:
         _log("stopped")
+
+
+def _trainer(
+    feedback: str,
+    submit: str | None,
+    host: str | None,
+    namespace: str | None,
+    token_file: str | None,
+    experiment: str,
+    parameters: tuple[str, ...],
+    attempts: int,
+) -> Trainer:
+    if submit is None:
+        return _local()
+    if not storage.is_s3(feedback):
+        raise UsageError(
+            f"flywheel.feedback: {feedback}: a run in the cluster cannot read it; allowed: s3://bucket/prefix"
+        )
+    package = read_package(submit)
+    types = parameter_types(package)
+    for name in FILLED_IN:
+        if name not in types:
+            raise UsageError(f"{submit}: has no parameter {name}, by which the flywheel hands a version over")
+    values = parse_parameters({name: kind for name, kind in types.items() if name not in FILLED_IN}, parameters)
+    pipelines = Pipelines.connect(host, namespace, token_file)
+    return PipelineRuns(pipelines, package, values, experiment, attempts)
 
 
 def _status(params: str, assignments: tuple[str, ...]) -> None:
@@ -61,7 +93,10 @@ def _status(params: str, assignments: tuple[str, ...]) -> None:
     click.echo(f"{'batch':>5}  {'version':12}  {'files':>6}  {'rows':>9}  state")
     for claim in claims:
         version, result = store.version(claim.version), store.result(claim.number)
-        state = f"done: model version {result['model_version']}, gate {result['gate']}" if result else "claimed"
+        started = store.last_started(claim.number)
+        state = f"run {started.name}" if started else "claimed"
+        if result:
+            state = f"done: model version {result['model_version']}, gate {result['gate']}"
         counts = f"{len(version.files):>6}  {version.rows:>9,}"
         click.echo(f"{claim.number:>5}  {claim.version[:12]}  {counts}  {state}")
 
@@ -73,8 +108,8 @@ def _read_feedback(params: str, assignments: tuple[str, ...]) -> str:
     return section.feedback
 
 
-def _chain() -> None:
-    reproduce()
+def _local() -> Trainer:
+    return LocalChain()
 
 
 def _log(message: str) -> None:
@@ -89,6 +124,25 @@ _TAKE_OVER = click.Option(
 _INTERVAL = click.Option(
     ["--interval"], type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Seconds between polls."
 )
+_WHERE = (
+    click.Option(
+        ["--submit"],
+        metavar="PIPELINE",
+        help="Train as a run of this compiled pipeline on Kubeflow, not here: the poll starts it, a later one looks.",
+    ),
+    click.Option(["--host"], metavar="URL", help="Kubeflow Pipelines, where the environment does not name it."),
+    click.Option(["--namespace"], help="Namespace of the runs, where a server for several users wants one."),
+    click.Option(["--token-file"], metavar="FILE", help="File with the token for the server."),
+    click.Option(["--experiment"], default=EXPERIMENT, show_default=True, help="Experiment of the runs."),
+    click.Option(["--param", "parameters"], multiple=True, metavar="NAME=VALUE", help="A parameter of the pipeline."),
+    click.Option(
+        ["--attempts"],
+        type=click.IntRange(min=1),
+        default=ATTEMPTS,
+        show_default=True,
+        help="Runs of a batch before it is left to you, when they fail.",
+    ),
+)
 
 
 def _command(name: str, callback: object, *options: click.Parameter) -> click.Command:
@@ -99,8 +153,8 @@ def _command(name: str, callback: object, *options: click.Parameter) -> click.Co
 flywheel = click.Group(
     "flywheel",
     commands=[
-        _command("poll", _poll, _TAKE_OVER),
-        _command("watch", _watch, _INTERVAL),
+        _command("poll", _poll, _TAKE_OVER, *_WHERE),
+        _command("watch", _watch, _INTERVAL, *_WHERE),
         _command("status", _status),
     ],
     help="Train on user feedback: each new batch becomes a dataset version, a run, and a model that the gate judges.",

@@ -1,33 +1,27 @@
 """One look at the feedback: what is new becomes a version, and a version that was claimed is trained on.
 
 The order of writes is what makes each batch count once. A version is written before it is claimed, a claim is created
-before anything is trained, and it is marked done after the chain has ended well. A poller that dies in between leaves
-a claim that is not done; the next one finishes that claim before it looks for anything new, and the chain itself does
-nothing a second time for data that it has trained on already.
+before anything is trained, and it is marked done after the training has ended well. A poller that dies in between
+leaves a claim that is not done; the next one goes on with that claim before it looks for anything new.
 """
 
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
+from typing import Protocol
 
 from components.core import lock, storage
 from components.core.errors import UsageError
 from components.core.fingerprint import canonical_json, digest_bytes
-from components.core.reproduce import ChainFailed, reproduce
 from components.flywheel.feedback import parse_feedback
 from components.flywheel.versions import Claim, FeedbackFile, NewFile, Store, Version, extend
 
 LOCK = ".embedmill/locks/flywheel.lock"
-OWNER = ".embedmill/flywheel/owner"
 SEEN = ".embedmill/flywheel/seen.json"
 LOCAL_ROOT = "data/feedback"
-CURRENT = "data/feedback/current.json"
-REGISTERED = Path("reports/register/version.json")
 # Below an S3 prefix of feedback, so that every poller of the prefix finds the same log of claims.
 SHARED_ROOT = "_flywheel"
 SUFFIX = ".jsonl"
@@ -35,16 +29,29 @@ SUFFIX = ".jsonl"
 Log = Callable[[str], None]
 
 
+class Trainer(Protocol):
+    """What trains on a claimed version: the chain in this folder, or a run of the pipeline."""
+
+    def owner(self) -> str:
+        """Who claims: what this poller may go on with carries the same name."""
+
+    def train(self, store: Store, claim: Claim, log: Log, resumed: bool) -> bool:
+        """Train on a claim, made just now or left by an earlier poll; whether it is done now, and marked so.
+
+        Raises ChainFailed if it cannot get done; the claim then stays for the next poll.
+        """
+
+
 def open_store(feedback: str) -> Store:
     """The store that belongs to a feedback folder or prefix."""
     return Store(storage.join(feedback, SHARED_ROOT) if storage.is_s3(feedback) else LOCAL_ROOT)
 
 
-def poll(feedback: str, log: Log, chain: Callable[[], None] = reproduce, take_over: bool = False) -> int:
-    """Train on whatever is claimed and not done, then on whatever is new. Returns how many batches were trained on.
+def poll(feedback: str, log: Log, trainer: Trainer, take_over: bool = False) -> int:
+    """Train on whatever is claimed and not done, then on whatever is new. Returns how many batches got done.
 
     Another poller at work in this project is no error: it does the work. `take_over` finishes a claim of a poller
-    elsewhere that will not come back. Raises ChainFailed if the chain fails; the claim then stays for the next poll.
+    elsewhere that will not come back. Raises ChainFailed if the training fails; the claim then stays for the next poll.
     """
     with ExitStack() as stack:
         try:
@@ -52,41 +59,34 @@ def poll(feedback: str, log: Log, chain: Callable[[], None] = reproduce, take_ov
         except UsageError as busy:
             log(f"{busy}; nothing done here")
             return 0
-        store, trained = open_store(feedback), 0
+        store, done = open_store(feedback), 0
         head = store.head()
         if head is not None and store.result(head.number) is None:
-            head = _take(store, head, storage.is_s3(feedback), take_over)
+            head = _take(store, head, trainer.owner(), take_over)
             if head is None:
                 log("the last batch was claimed by a poller elsewhere and is not done; --take-over if that one is gone")
                 return 0
-            log(f"batch {head.number} was left unfinished; going on with it")
-            _train(store, head, chain, log)
-            trained += 1
-        claim = _claim_new(feedback, store, head, log)
+            if not trainer.train(store, head, log, resumed=True):
+                return done
+            done += 1
+        claim = _claim_new(feedback, store, head, trainer.owner(), log)
         if claim is not None:
-            _train(store, claim, chain, log)
-            trained += 1
-        return trained
+            done += trainer.train(store, claim, log, resumed=False)
+        return done
 
 
-def _take(store: Store, claim: Claim, shared: bool, take_over: bool) -> Claim | None:
+def _take(store: Store, claim: Claim, owner: str, take_over: bool) -> Claim | None:
     """The unfinished claim if it is ours to finish. In a folder it is: the lock says that no other poller lives."""
-    if not shared or claim.owner == _owner():
+    if not storage.is_s3(store.root) or claim.owner == owner:
         return claim
     if not take_over:
         return None
-    mine = replace(claim, owner=_owner())
+    mine = replace(claim, owner=owner)
     store.take_over(mine)
     return mine
 
 
-def _owner() -> str:
-    """A random id of this project's folder, made on first use."""
-    storage.create_bytes(OWNER, uuid.uuid4().hex.encode())
-    return storage.read_bytes(OWNER).decode()
-
-
-def _claim_new(feedback: str, store: Store, head: Claim | None, log: Log) -> Claim | None:
+def _claim_new(feedback: str, store: Store, head: Claim | None, owner: str, log: Log) -> Claim | None:
     parent = store.version(head.version) if head else None
     new = _collect(feedback, store, parent, log)
     if not new:
@@ -94,7 +94,7 @@ def _claim_new(feedback: str, store: Store, head: Claim | None, log: Log) -> Cla
         return None
     version = extend(parent, new)
     store.add_version(version)
-    claim = Claim(head.number + 1 if head else 1, version.digest, _owner())
+    claim = Claim(head.number + 1 if head else 1, version.digest, owner)
     if not store.claim(claim):
         log(f"batch {claim.number} was claimed by another poller a moment ago; nothing done here")
         return None
@@ -103,25 +103,13 @@ def _claim_new(feedback: str, store: Store, head: Claim | None, log: Log) -> Cla
     return claim
 
 
-def _train(store: Store, claim: Claim, chain: Callable[[], None], log: Log) -> None:
-    storage.write_bytes(CURRENT, store.current(claim.version))
-    try:
-        chain()
-    except ChainFailed as error:
-        message = f"batch {claim.number}: {error}; it stays claimed, and the next poll goes on"
-        raise ChainFailed(message, error.exit_code) from None
-    registered = json.loads(REGISTERED.read_bytes()) if REGISTERED.exists() else {}
-    model_version, gate = registered.get("version"), registered.get("gate")
-    store.finish(claim, model_version, gate)
-    log(f"batch {claim.number}: done, model version {model_version}, gate {gate}")
-
-
 def _collect(feedback: str, store: Store, parent: Version | None, log: Log) -> list[NewFile]:
     """Check every file whose content is in no version yet; keep its usable rows, and its unusable ones apart."""
     root = storage.join(store.root, "")
     known = {file.sha256 for file in parent.files} if parent else set()
     origins = set(parent.origins) if parent else set()
-    before = _read_seen()
+    shortcut = storage.join(store.root, "seen.json") if storage.is_s3(store.root) else SEEN
+    before = _read_seen(shortcut)
     seen: dict[str, list[str]] = {}
     new: list[NewFile] = []
     for info in storage.list_files(feedback):
@@ -142,7 +130,8 @@ def _collect(feedback: str, store: Store, parent: Version | None, log: Log) -> l
             new.append(NewFile(origin, file))
             known.add(file.sha256)
             origins.add(origin)
-    storage.write_bytes(SEEN, canonical_json(seen).encode())
+    if seen != before:
+        storage.write_bytes(shortcut, canonical_json(seen).encode())
     return new
 
 
@@ -162,9 +151,9 @@ def _check(uri: str, data: bytes, origin: str, store: Store, log: Log) -> Feedba
     return file
 
 
-def _read_seen() -> dict[str, list[str]]:
+def _read_seen(uri: str) -> dict[str, list[str]]:
     """Digests of files already read, by URI, each with the token that changes when the file does."""
-    if not storage.exists(SEEN):
+    if not storage.exists(uri):
         return {}
-    value: dict[str, list[str]] = json.loads(storage.read_bytes(SEEN))
+    value: dict[str, list[str]] = json.loads(storage.read_bytes(uri))
     return value

@@ -8,6 +8,14 @@ All of it lies under one root (a folder, or a prefix below the feedback's own S3
     versions/<digest>.json    a version: every file so far, and the version before it
     claims/00000001.json      the n-th version to be trained on: of any number of pollers, one can create it
     done/00000001.json        the n-th version has been trained on, with the model version that came of it
+    seen.json                 a shortcut: digests of feedback files by URI
+
+and of versions that are trained on in a cluster also
+
+    pointers/<digest>.json        what the step `sources` reads: the version and where its files are
+    starting/00000001-1-1.json    a poller set out to start the n-th version's first run: of any number, one can
+    started/00000001-1.json       that run, by name and id
+    results/<run's name>.json     what the run registered: model version and gate
 """
 
 from __future__ import annotations
@@ -15,13 +23,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from components.core import storage
 from components.core.errors import InputError
 from components.core.fingerprint import canonical_json, digest_bytes, json_document
 
 FORMAT = "embedmill-feedback/1"
+
+Entry = TypeVar("Entry", bound="Claim | Started")
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,15 @@ class Claim:
     owner: str
 
 
+@dataclass(frozen=True)
+class Started:
+    """A run of the pipeline on a claimed version: the how-manieth (from 1), its name and its id in Kubeflow."""
+
+    attempt: int
+    name: str
+    run_id: str
+
+
 class Store:
     """Versions and claims below a root URI."""
 
@@ -106,12 +125,12 @@ class Store:
 
     def claims(self) -> list[Claim]:
         """All claims, oldest first."""
-        return [_read_claim(info.uri) for info in storage.list_files(storage.join(self.root, "claims"))]
+        return [_read(Claim, info.uri) for info in storage.list_files(storage.join(self.root, "claims"))]
 
     def head(self) -> Claim | None:
         """The newest claim."""
         listed = storage.list_files(storage.join(self.root, "claims"))
-        return _read_claim(listed[-1].uri) if listed else None
+        return _read(Claim, listed[-1].uri) if listed else None
 
     def claim(self, claim: Claim) -> bool:
         """Take a number in the log; False if another poller has it."""
@@ -140,6 +159,36 @@ class Store:
         files = [{"uri": self.file_uri(file.sha256), **asdict(file)} for file in self.version(digest).files]
         return json_document({"version": digest, "files": files})
 
+    def point(self, digest: str) -> str:
+        """Store the pointer to a version, which never changes; returns its URI."""
+        uri = storage.join(self.root, "pointers", f"{digest}.json")
+        storage.create_bytes(uri, self.current(digest))
+        return uri
+
+    def turns(self, number: int, attempt: int) -> int:
+        """How many pollers have set out to start a run."""
+        return len(storage.list_files(storage.join(self.root, "starting", f"{number:08d}-{attempt}-*.json")))
+
+    def take_turn(self, number: int, attempt: int, turn: int, poller: str) -> bool:
+        """Set out to start a run, as the `turn`-th to do so (from 1); False if another poller has that turn."""
+        uri = storage.join(self.root, "starting", f"{number:08d}-{attempt}-{turn}.json")
+        return storage.create_bytes(uri, json_document({"poller": poller}))
+
+    def mark_started(self, number: int, started: Started) -> None:
+        """Remember a run."""
+        uri = storage.join(self.root, "started", f"{number:08d}-{started.attempt}.json")
+        storage.create_bytes(uri, json_document(asdict(started)))
+
+    def last_started(self, number: int) -> Started | None:
+        """The last run of a claim, or None while there is none."""
+        listed = storage.list_files(storage.join(self.root, "started", f"{number:08d}-*.json"))
+        runs = [_read(Started, info.uri) for info in listed]
+        return max(runs, key=lambda run: run.attempt, default=None)
+
+    def outcome_uri(self, name: str) -> str:
+        """Where the run of this name leaves what it registered."""
+        return storage.join(self.root, "results", f"{name}.json")
+
     def _version_uri(self, digest: str) -> str:
         return storage.join(self.root, "versions", f"{digest}.json")
 
@@ -155,8 +204,8 @@ def extend(parent: Version | None, new: Sequence[NewFile]) -> Version:
     return Version(parent.digest if parent else None, tuple(files), tuple(origins))
 
 
-def _read_claim(uri: str) -> Claim:
+def _read(model: type[Entry], uri: str) -> Entry:
     try:
-        return Claim(**json.loads(storage.read_bytes(uri)))
+        return model(**json.loads(storage.read_bytes(uri)))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{uri}: not a claim of the flywheel ({error})") from None
+        raise InputError(f"{uri}: not a {model.__name__.lower()} entry of the flywheel ({error})") from None

@@ -40,7 +40,8 @@ POLL = """
 import sys
 from components.flywheel import command
 from components.core.reproduce import reproduce
-command._chain = lambda: reproduce(command=[sys.executable, "chain.py"])
+from components.flywheel.local import LocalChain
+command._local = lambda: LocalChain(lambda: reproduce(command=[sys.executable, "chain.py"]))
 command.flywheel.main(sys.argv[1:], prog_name="flywheel")
 """
 # Generous, since these wait for a process that other work may hold up; nothing is asserted about time.

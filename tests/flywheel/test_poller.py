@@ -11,6 +11,7 @@ import pytest
 from components.core.errors import InputError
 from components.core.fingerprint import digest_bytes
 from components.core.reproduce import ChainFailed
+from components.flywheel.local import LocalChain
 from components.flywheel.poller import open_store, poll
 from components.flywheel.versions import Store
 from tests.fixtures.seaweed import S3Bucket
@@ -45,16 +46,16 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 def test_a_new_file_is_a_new_version_and_is_trained_on_once(here: Project) -> None:
     chain, said = Chain(), list[str]()
-    assert poll("feedback/", said.append, chain) == 0  # no folder yet
+    assert poll("feedback/", said.append, LocalChain(chain)) == 0  # no folder yet
     here.feed("a.jsonl", ROW, OTHER)
     here.feed("notes.txt", "not feedback")
     here.feed(".part.jsonl", ROW)
-    assert poll("feedback/", said.append, chain) == 1
-    assert poll("feedback/", said.append, chain) == 0
+    assert poll("feedback/", said.append, LocalChain(chain)) == 1
+    assert poll("feedback/", said.append, LocalChain(chain)) == 0
     here.feed("copy.jsonl", ROW, OTHER)  # the same content under another name
-    assert poll("feedback/", said.append, chain) == 0
+    assert poll("feedback/", said.append, LocalChain(chain)) == 0
     here.feed("sub/b.jsonl", OTHER)
-    assert poll("feedback/", said.append, chain) == 1
+    assert poll("feedback/", said.append, LocalChain(chain)) == 1
     assert chain.rows == [2, 3]
     assert said[-1].startswith("batch 2: done")
     claims = open_store("feedback/").claims()
@@ -64,10 +65,10 @@ def test_a_new_file_is_a_new_version_and_is_trained_on_once(here: Project) -> No
 def test_versions_are_immutable_cumulative_and_named_by_their_content(here: Project) -> None:
     chain = Chain()
     here.feed("a.jsonl", ROW)
-    poll("feedback/", print, chain)
+    poll("feedback/", print, LocalChain(chain))
     here.feed("b.jsonl", OTHER)
     (here.path / "feedback/a.jsonl").unlink()  # what was taken does not hang on the folder any more
-    poll("feedback/", print, chain)
+    poll("feedback/", print, LocalChain(chain))
     for path in Path("data/feedback/versions").iterdir():
         assert digest_bytes(path.read_bytes()) == path.stem
     current = json.loads(Path("data/feedback/current.json").read_text())
@@ -90,13 +91,13 @@ def test_the_same_feedback_gives_the_same_version_in_another_place(
     first, second = Chain(), Chain()
     here.feed("a.jsonl", ROW)
     here.feed("b.jsonl", OTHER)
-    poll("feedback/", print, first)
+    poll("feedback/", print, LocalChain(first))
     elsewhere = here.path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     Project(elsewhere).feed("z.jsonl", OTHER)
     Project(elsewhere).feed("y.jsonl", ROW)
-    poll("feedback", print, second)
+    poll("feedback", print, LocalChain(second))
     assert first.versions == second.versions
 
 
@@ -104,25 +105,25 @@ def test_bad_rows_are_named_and_set_aside_and_a_bad_file_is_refused_once(here: P
     chain, said = Chain(), list[str]()
     here.feed("a.jsonl", ROW, "{", OTHER)
     here.feed("b.jsonl", "nothing", "useful")
-    assert poll("feedback/", said.append, chain) == 1
+    assert poll("feedback/", said.append, LocalChain(chain)) == 1
     assert chain.rows == [2]
     assert "feedback/a.jsonl, line 2: not valid JSON; the row is set aside" in said
     assert "feedback/b.jsonl: no usable row; the file is refused" in said
     assert [json.loads(path.read_text())["line"] for path in Path("data/feedback/rejected").iterdir()] == [2]
     said.clear()
-    assert poll("feedback/", said.append, chain) == 0
+    assert poll("feedback/", said.append, LocalChain(chain)) == 0
     assert said == ["feedback/: nothing new"]
     Path("feedback/b.jsonl").write_text(json.dumps(ROW | {"query": "repaired"}))
-    assert poll("feedback/", said.append, chain) == 1
+    assert poll("feedback/", said.append, LocalChain(chain)) == 1
 
 
 def test_a_chain_that_failed_is_tried_again_with_the_same_version(here: Project) -> None:
     chain = Chain(fails=1)
     here.feed("a.jsonl", ROW)
     with pytest.raises(ChainFailed, match="batch 1: dvc repro ended with exit code 3; it stays claimed"):
-        poll("feedback/", print, chain)
+        poll("feedback/", print, LocalChain(chain))
     here.feed("b.jsonl", OTHER)
-    assert poll("feedback/", print, chain) == 2  # the batch that was left, then the new one
+    assert poll("feedback/", print, LocalChain(chain)) == 2  # the batch that was left, then the new one
     assert chain.rows == [1, 2]
 
 
@@ -183,9 +184,9 @@ def test_a_poller_that_dies_between_two_writes_loses_and_doubles_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(Store, moment, die)
             with pytest.raises(Died):
-                poll("feedback/", print, chain)
-    poll("feedback/", print, chain)
-    assert poll("feedback/", print, chain) == 0
+                poll("feedback/", print, LocalChain(chain))
+    poll("feedback/", print, LocalChain(chain))
+    assert poll("feedback/", print, LocalChain(chain)) == 0
     claims = open_store("feedback/").claims()
     assert [claim.version for claim in claims] == trained
     assert len(trained) == 1
@@ -232,26 +233,26 @@ def test_pollers_in_two_places_share_a_prefix(tmp_path: Path, s3: S3Bucket, monk
     storage.write_bytes(f"{feedback}/a.jsonl", json.dumps(ROW).encode())
     monkeypatch.chdir(second)
     with pytest.raises(ChainFailed):
-        poll(feedback, print, there)
+        poll(feedback, print, LocalChain(there))
     monkeypatch.chdir(first)
     said: list[str] = []
-    assert poll(feedback, said.append, here) == 0  # it may still be at work
+    assert poll(feedback, said.append, LocalChain(here)) == 0  # it may still be at work
     assert "claimed by a poller elsewhere" in said[0]
     monkeypatch.chdir(second)
-    assert poll(feedback, print, there) == 1
+    assert poll(feedback, print, LocalChain(there)) == 1
     monkeypatch.chdir(first)
-    assert poll(feedback, print, here) == 0
+    assert poll(feedback, print, LocalChain(here)) == 0
     storage.write_bytes(f"{feedback}/b.jsonl", json.dumps(OTHER).encode())
-    assert poll(feedback, print, here) == 1
+    assert poll(feedback, print, LocalChain(here)) == 1
     assert (there.rows, here.rows) == ([1], [2])
     current = json.loads(Path("data/feedback/current.json").read_text())
     assert all(file["uri"].startswith(f"{feedback}/_flywheel/files/") for file in current["files"])
     storage.write_bytes(f"{feedback}/c.jsonl", json.dumps(ROW | {"query": "other"}).encode())
     here.fails = 1
     with pytest.raises(ChainFailed):
-        poll(feedback, print, here)
+        poll(feedback, print, LocalChain(here))
     monkeypatch.chdir(second)
-    assert poll(feedback, print, there, take_over=True) == 1
+    assert poll(feedback, print, LocalChain(there), take_over=True) == 1
     assert (there.rows, here.rows) == ([1, 3], [2])
 
 
