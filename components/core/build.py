@@ -2,6 +2,9 @@
 
 A task is the unit of work and gives one or more shards; each finished shard leaves a receipt under `_work/`, so that a
 step that runs again makes only what has none, and goes on in the middle of a task.
+
+Several runs may make the same dataset at the same place, and others may read it meanwhile: equal inputs give equal
+bytes, files are written whole, and a manifest is taken away only by one that writes a shard that it does not list.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.core import storage
-from components.core.errors import InputError
+from components.core.errors import InputError, MissingFile
 from components.core.execute import end_if_orphaned, map_ordered
 from components.core.fingerprint import digest_bytes, digest_json, json_document
 from components.core.ledger import Ledger
@@ -71,20 +74,63 @@ def build_dataset(
     fingerprint: str,
     workers: int = 1,
     progress: Progress | None = None,
+    made_from: str | None = None,
+    reports: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Run `work` for what is not finished yet of every task, then commit the dataset; returns it opened.
 
     The first output of a task becomes the shard of its name, the next ones `NAME-00001` and so on; each is written as
     it comes, so that one is in memory at a time. `fingerprint` digests the step's parameters and code; with each task's
     key it decides what may be kept from an earlier run. `work` must pickle when `workers` > 1. The bytes do not depend
-    on `workers` or on interruptions.
+    on `workers`, on interruptions or on what was built ahead. `made_from` digests all that they do depend on, where
+    that is known before the tasks are (see `open_finished`); `reports` are texts to keep in the manifest.
     """
+    shards = _make_shards(uri, step, tasks, work, fingerprint, workers, progress)
+    return _commit(uri, step, fingerprint, shards, made_from, reports or {})
+
+
+def build_ahead(
+    uri: str,
+    step: str,
+    tasks: Sequence[ShardTask],
+    work: Work,
+    fingerprint: str,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> None:
+    """Run `work` for some of the tasks that `build_dataset` will be given, which then finds them done."""
+    _make_shards(uri, step, tasks, work, fingerprint, workers, progress)
+
+
+def open_finished(uri: str, step: str, fingerprint: str, made_from: str, workers: int) -> Dataset | None:
+    """The dataset at `uri`, if it has been made by this step from just this and none of its shards is damaged."""
+    try:
+        found = Dataset.open(uri)
+    except InputError:
+        return None
+    if (found.step, found.fingerprint, found.made_from) != (step, fingerprint, made_from):
+        return None
+    if not all(map_ordered(partial(_intact, uri), found.shards, min(workers, max(1, len(found.shards))))):
+        return None
+    _tidy(uri)
+    return found
+
+
+def _make_shards(
+    uri: str,
+    step: str,
+    tasks: Sequence[ShardTask],
+    work: Work,
+    fingerprint: str,
+    workers: int,
+    progress: Progress | None,
+) -> list[Shard]:
+    """The shards of all tasks in order, kept or made."""
     names = {task.name for task in tasks}
     if len(names) != len(tasks):
         raise AssertionError(f"{step}: two tasks have the same name")
     receipts = _list_receipts(uri)
     previous = _previous(uri, names)
-    _open_for_writing(uri)
     jobs = (_Job(task, _receipts_of(task.name, receipts), tuple(previous.get(task.name, ()))) for task in tasks)
     run = partial(_run_task, uri=uri, work=work, fingerprint=fingerprint)
     shards: list[Shard] = []
@@ -95,7 +141,7 @@ def build_dataset(
             shards += made
             left.discard(task.name)
             bar.advance(task.size)
-    return _commit(uri, step, fingerprint, shards)
+    return shards
 
 
 @dataclass(frozen=True)
@@ -169,6 +215,7 @@ def _write_shard(uri: str, task: str, index: int, fingerprint: str, output: Shar
         stats=dict(sorted(output.stats.items())),
     )
     end_if_orphaned()
+    _open_for_writing(uri, lambda manifest: shard in _listed(manifest))
     storage.write_bytes(shard_uri(uri, shard.name), kept)
     storage.write_bytes(rejected_uri(uri, shard.name), rejected)
     return shard
@@ -182,11 +229,15 @@ def _write_receipt(uri: str, shard: Shard, is_last: bool, progress: float = 0.0)
 def _finished(uri: str, job: _Job, fingerprint: str) -> tuple[Sequence[Shard], bool]:
     """What earlier runs finished of a task, in order, and whether that is all of it."""
     found: list[Shard] = []
+    previous = job.previous
     receipts = _receipts_of(job.task.name, _list_receipts(uri)) if job.receipts is None else job.receipts
     for name in receipts:
         try:
             receipt = json.loads(storage.read_bytes(storage.join(uri, WORK, name)))
             shard, is_last = Shard(**receipt["shard"]), bool(receipt["last"])
+        except MissingFile:  # another run has committed the dataset since they were listed
+            found, previous = [], tuple(_previous(uri, {job.task.name}).get(job.task.name, ()))
+            break
         except (ValueError, KeyError, TypeError):
             break  # an altered receipt vouches for nothing
         if shard.fingerprint != fingerprint:
@@ -194,12 +245,14 @@ def _finished(uri: str, job: _Job, fingerprint: str) -> tuple[Sequence[Shard], b
         found.append(shard)
         if is_last:
             return found, True
-    if not found and all(shard.fingerprint == fingerprint for shard in job.previous):
-        return job.previous, bool(job.previous)
+    if not found and all(shard.fingerprint == fingerprint for shard in previous):
+        return previous, bool(previous)
     return found, False
 
 
-def _commit(uri: str, step: str, fingerprint: str, shards: Sequence[Shard]) -> Dataset:
+def _commit(
+    uri: str, step: str, fingerprint: str, shards: Sequence[Shard], made_from: str | None, reports: Mapping[str, str]
+) -> Dataset:
     ledger = Ledger.sum(Ledger.from_dict(shard.ledger) for shard in shards)
     ledger.check()
     if len({shard.name for shard in shards}) != len(shards):
@@ -216,33 +269,47 @@ def _commit(uri: str, step: str, fingerprint: str, shards: Sequence[Shard]) -> D
         "ledger": ledger.as_dict(),
         "stats": dict(sorted(stats.items())),
         "shards": [asdict(shard) for shard in shards],
+        **({"made_from": made_from} if made_from else {}),
+        **({"reports": dict(reports)} if reports else {}),
     }
+    document = json_document(manifest)
+    _open_for_writing(uri, lambda manifest: manifest == document)
     wanted = {shard_uri(uri, shard.name) for shard in shards} | {rejected_uri(uri, shard.name) for shard in shards}
     for info in [*storage.list_files(storage.join(uri, "shards")), *storage.list_files(storage.join(uri, "rejected"))]:
         if info.uri not in wanted:
             storage.remove(info.uri)
-    _remove_parts(uri)
-    storage.write_bytes(storage.join(uri, MANIFEST), json_document(manifest))
-    storage.remove_tree(storage.join(uri, WORK))
+    if _read(storage.join(uri, MANIFEST)) != document:
+        storage.write_bytes(storage.join(uri, MANIFEST), document)
+    _tidy(uri)
     return Dataset.open(uri)
 
 
 def _previous(uri: str, tasks: Collection[str]) -> dict[str, list[Shard]]:
     """The shards by task of the dataset that was last committed here, whole or while it is being replaced."""
-    for name in (MANIFEST, f"{WORK}/{PREVIOUS}"):
-        path = storage.join(uri, name)
-        if not storage.exists(path):
-            continue
-        try:
-            shards = [Shard(**listed) for listed in json.loads(storage.read_bytes(path))["shards"]]
-        except (ValueError, KeyError, TypeError):
-            continue  # an altered manifest vouches for nothing: every shard is made again
-        by_task: dict[str, list[Shard]] = {}
-        for shard in shards:
-            if shard.task in tasks:
-                by_task.setdefault(shard.task, []).append(shard)
-        return by_task
+    for name in (MANIFEST, f"{WORK}/{PREVIOUS}", MANIFEST):  # another run may put it back between the first two
+        shards = _listed(_read(storage.join(uri, name)))
+        if shards:
+            by_task: dict[str, list[Shard]] = {}
+            for shard in shards:
+                if shard.task in tasks:
+                    by_task.setdefault(shard.task, []).append(shard)
+            return by_task
     return {}
+
+
+def _listed(manifest: bytes | None) -> list[Shard]:
+    """The shards that a manifest lists; an altered one vouches for nothing: every shard is made again."""
+    try:
+        return [Shard(**listed) for listed in json.loads(manifest)["shards"]] if manifest else []
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def _read(uri: str) -> bytes | None:
+    try:
+        return storage.read_bytes(uri)
+    except MissingFile:
+        return None
 
 
 def _list_receipts(uri: str) -> set[str]:
@@ -268,11 +335,15 @@ def _receipts_of(task: str, listed: Collection[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _open_for_writing(uri: str) -> None:
-    """Take the manifest away while shards change, so that a half-made dataset cannot be read."""
+def _open_for_writing(uri: str, agrees: Callable[[bytes], bool]) -> None:
+    """Take the manifest away before shards change, so that a half-made dataset cannot be read.
+
+    It stays if it agrees with the change: then another run has made the same, or this one mends what it lists.
+    """
     path = storage.join(uri, MANIFEST)
-    if storage.exists(path):
-        storage.write_bytes(storage.join(uri, WORK, PREVIOUS), storage.read_bytes(path))
+    manifest = _read(path)
+    if manifest is not None and not agrees(manifest):
+        storage.write_bytes(storage.join(uri, WORK, PREVIOUS), manifest)
         storage.remove(path)
 
 
@@ -284,8 +355,9 @@ def _intact(uri: str, shard: Shard) -> bool:
         return False
 
 
-def _remove_parts(uri: str) -> None:
-    """Remove unfinished files that a killed writer left behind."""
+def _tidy(uri: str) -> None:
+    """Remove receipts, and unfinished files that a killed writer left behind, of a dataset that is committed."""
+    storage.remove_tree(storage.join(uri, WORK))
     if not storage.is_s3(uri):
         for path in storage.local_path(uri).rglob(".*.tmp"):
             path.unlink(missing_ok=True)

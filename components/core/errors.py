@@ -21,6 +21,10 @@ class InputError(EmbedmillError):
     exit_code = 3
 
 
+class MissingFile(InputError):
+    """A file is not there, or not any more: another run may have finished with it."""
+
+
 class GateRefused(EmbedmillError):
     """A quality gate refused the model: says which rule and by how much."""
 

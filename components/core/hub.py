@@ -138,7 +138,7 @@ def _ask(uri: str, method: str, url: str, **more: Any) -> Any:
 class _Missing(InputError):
     """The hub does not have it; `code` is the hub's own word for what."""
 
-    def __init__(self, message: str, code: str) -> None:
+    def __init__(self, message: str, code: str = "") -> None:  # a worker's error arrives by its message
         super().__init__(message)
         self.code = code
 

@@ -50,6 +50,9 @@ class Dataset:
         self.uri = uri
         self.digest = digest
         self.step: str = manifest["step"]
+        self.fingerprint: str = manifest["fingerprint"]
+        self.made_from: str | None = manifest.get("made_from")
+        self.reports: dict[str, str] = manifest.get("reports", {})
         self.shards = [Shard(**shard) for shard in manifest["shards"]]
         self.stats: dict[str, float] = manifest["stats"]
         self.ledger = Ledger.from_dict(manifest["ledger"])

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
 from components.core import remote
-from components.core.errors import InputError
+from components.core.errors import InputError, MissingFile
 from components.core.remote import FileInfo, Transient
 
 PART_BYTES = 32 << 20  # of a multipart upload; S3 takes 10,000 parts
@@ -114,10 +114,8 @@ def exists(uri: str) -> bool:
     """Whether an object has this key."""
     try:
         _ask(uri, "head_object")
-    except _Refused as refusal:
-        if refusal.status == 404:
-            return False
-        raise
+    except MissingFile:
+        return False
     return True
 
 
@@ -158,7 +156,7 @@ def _pages(uri: str, **more: str) -> Iterator[dict[str, Any]]:
 class _Refused(InputError):
     """A final answer of the server, with its HTTP status."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int = 0) -> None:  # a worker's error arrives by its message
         super().__init__(message)
         self.status = status
 
@@ -224,7 +222,7 @@ def _errors(uri: str) -> Iterator[None]:
             wait = remote.retry_after(meta.get("HTTPHeaders", {}).get("retry-after"))
             raise Transient(f"the server answers {status} {code}", wait) from None
         if status == 404 and code in ("404", "NoSuchKey"):
-            raise _Refused(f"{uri}: no such object", status) from None
+            raise MissingFile(f"{uri}: no such object") from None
         if status == 412:
             raise _Refused(f"{uri}: replaced while it was being read", status) from None
         raise _Refused(f"{uri}: {code}: {answer.get('Message', error)}", status) from None

@@ -6,6 +6,7 @@ HF_ENDPOINT, with the token of HF_TOKEN. A failure that may pass is tried again;
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -18,12 +19,14 @@ from typing import BinaryIO, cast
 from urllib.parse import quote, unquote, urlsplit
 
 from components.core import hub, remote, s3
-from components.core.errors import InputError, UsageError
+from components.core.errors import InputError, MissingFile, UsageError
 from components.core.remote import MAGIC, FileInfo
 
 __all__ = ["MAGIC", "FileInfo"]
 
 COPY_BYTES = 1 << 20
+# Another run that ends here may remove a folder while something is being written into it, or written into again.
+ATTEMPTS = 10
 
 
 def is_s3(uri: str) -> bool:
@@ -90,8 +93,14 @@ def write_bytes(uri: str, data: bytes) -> None:
     check_can_write(uri)
     if is_s3(uri):
         return s3.write_bytes(uri, data)
-    with open_write(uri) as file:
-        file.write(data)
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            with open_write(uri) as file:
+                file.write(data)
+            break
+        except MissingFile:
+            if not left:
+                raise
     return None
 
 
@@ -187,10 +196,25 @@ def remove_tree(uri: str) -> None:
     if is_s3(uri):
         return s3.remove_all(uri, [info.uri for info in s3.list_files(uri)])
     with _local_errors(uri):
-        path = local_path(uri)
-        if path.is_dir():
-            shutil.rmtree(path)
+        _remove_folder(local_path(uri))
     return None
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a folder that others may be removing, or writing into, at the same time."""
+
+    def note(function: object, name: str, error: tuple[type[BaseException], BaseException, object]) -> None:
+        if not isinstance(error[1], FileNotFoundError):
+            raise error[1]
+
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            if path.is_dir():
+                shutil.rmtree(path, onerror=note)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or not left:
+                raise
 
 
 def list_files(uri: str) -> list[FileInfo]:
@@ -205,7 +229,8 @@ def list_files(uri: str) -> list[FileInfo]:
         files = [info for info in hub.list_files(uri) if not remote.is_hidden(info.uri, uri)]
     else:
         with _local_errors(uri):
-            files = [_file_info(name, path) for name, path in _list_local(uri)]
+            found = [_file_info(name, path) for name, path in _list_local(uri)]
+        files = [info for info in found if info]
     return sorted(files, key=lambda info: info.uri)
 
 
@@ -227,8 +252,11 @@ def _list_local(uri: str) -> Iterator[tuple[str, Path]]:
         yield from ((str(match), match) for match in matches if match.is_file())
 
 
-def _file_info(uri: str, path: Path) -> FileInfo:
-    found = path.stat()
+def _file_info(uri: str, path: Path) -> FileInfo | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:  # removed since it was listed
+        return None
     return FileInfo(uri, found.st_size, str(found.st_mtime_ns))
 
 
@@ -262,6 +290,6 @@ def _local_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{uri}: no such file") from None
+        raise MissingFile(f"{uri}: no such file") from None
     except OSError as error:
         raise InputError(f"{uri}: {error.strerror or error}") from None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from components.core import storage
-from components.core.build import ShardOutput, ShardTask, build_dataset
+from components.core.build import ShardOutput, ShardTask, build_ahead, build_dataset
 from components.core.errors import InputError
 from components.core.fingerprint import code_digest
 from components.core.manifest import MANIFEST, Dataset
@@ -18,7 +18,10 @@ from components.ingest.pydoc import PydocPart, pydoc_parts, pydoc_shard
 
 
 def run(ctx: Context) -> None:
-    """Make both datasets. Raises InputError for a source that cannot be read, is empty or gives no record."""
+    """Make both datasets, or some shards of them.
+
+    Raises InputError for a source that cannot be read, is empty or gives no record.
+    """
     params = ctx.section(IngestParams)
     sources = read_sources(ctx.inputs["sources"])
     listed = [entry for entry, _ in groupby(source.entry for source in sources) if entry in params.sources]
@@ -27,11 +30,17 @@ def run(ctx: Context) -> None:
     datasets = []
     for side, held_out in (("output", False), ("heldout", True)):
         tasks = shard_tasks(sources, held_out, params.shard_bytes)
+        if ctx.part:
+            tasks = ctx.part.own(tasks)
         progress = ctx.progress(f"ingest {side}", sum(task.size for task in tasks), "MB")
         fingerprint = code_digest("components.core", "components.ingest")
-        datasets.append(
-            build_dataset(ctx.outputs[side], "ingest", tasks, make_shards, fingerprint, ctx.workers, progress)
-        )
+        given = (ctx.outputs[side], "ingest", tasks, make_shards, fingerprint, ctx.workers, progress)
+        if ctx.part:
+            build_ahead(*given)
+        else:
+            datasets.append(build_dataset(*given))
+    if ctx.part:
+        return
     try:
         check_sources(sources, datasets)
     except InputError:
@@ -42,7 +51,7 @@ def run(ctx: Context) -> None:
     ctx.log(f"{train.rows:,} records to train on, {held.rows:,} held out, {quarantined:,} rows quarantined")
 
 
-def shard_tasks(sources: Sequence[ResolvedSource], held_out: bool, shard_bytes: int) -> list[ShardTask]:
+def shard_tasks(sources: Sequence[ResolvedSource], held_out: bool, shard_bytes: int) -> Sequence[ShardTask]:
     """The units of work for one side of the holdout, in the order of the sources."""
     parts: list[tuple[str, PydocPart | FilePart]] = []
     for source in sources:

@@ -5,6 +5,7 @@ import pytest
 from components.core.errors import UsageError
 from components.core.part import Part, part_names
 from components.core.sources import ResolvedSource, SourceInput, SourceParams, expected_tasks
+from tests.conftest import Embedmill
 
 
 @pytest.mark.parametrize(("items", "count"), [(0, 1), (1, 3), (7, 1), (7, 3), (8, 8)])
@@ -25,6 +26,27 @@ def test_there_is_one_pod_an_item_up_to_the_limit() -> None:
 def test_a_malformed_share_is_refused(share: str) -> None:
     with pytest.raises(UsageError, match="expected K/N with 1 ≤ K ≤ N"):
         Part.parse("shards", share)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--stage", "shards"), "--stage and --part go together"),
+        (("--part", "1/2"), "--stage and --part go together"),
+        (("--stage", "shard", "--part", "1/2"), "--stage shard: the stages of ingest are shards"),
+        (("--stage", "shards", "--part", "3/2"), "--part 3/2: expected K/N"),
+    ],
+)
+def test_the_command_line_says_what_a_stage_wants(embedmill: Embedmill, arguments: tuple[str, ...], said: str) -> None:
+    result = embedmill("ingest", *arguments)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert said in result.stderr
+
+
+def test_a_step_without_stages_has_no_such_option(embedmill: Embedmill) -> None:
+    result = embedmill("export", "--stage", "shards", "--part", "1/2")
+    assert result.returncode == 2
+    assert "No such option" in result.stderr
 
 
 def test_expected_tasks_go_by_what_can_be_cut() -> None:

@@ -13,7 +13,8 @@ import pytest
 from components.core import s3 as store
 from components.core import storage
 from components.core.build import ShardOutput, ShardTask, build_dataset
-from components.core.errors import InputError
+from components.core.errors import InputError, MissingFile
+from components.core.execute import map_ordered
 from components.core.manifest import Dataset
 from components.core.records import record_table, rejected_table
 from tests.fixtures.seaweed import S3Bucket
@@ -99,3 +100,10 @@ def test_a_missing_object_bucket_or_key_is_named(s3: S3Bucket, monkeypatch: pyte
         storage.write_bytes(f"{s3.uri}/x", b"")
     with pytest.raises(InputError, match="SignatureDoesNotMatch"):
         storage.list_files(s3.uri)
+
+
+def test_an_error_of_a_worker_arrives_as_it_was_raised(s3: S3Bucket) -> None:
+    with pytest.raises(MissingFile, match=f"{s3.uri}/nothing: no such object"):
+        list(map_ordered(storage.read_bytes, [f"{s3.uri}/nothing"] * 2, 2))
+    with pytest.raises(InputError, match="s3://no-such-bucket/x: NoSuchBucket"):
+        list(map_ordered(storage.read_bytes, ["s3://no-such-bucket/x"] * 2, 2))
