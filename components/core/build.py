@@ -341,7 +341,7 @@ def _open_for_writing(uri: str, agrees: Callable[[bytes], bool]) -> None:
     It stays if it agrees with the change: then another run has made the same, or this one mends what it lists.
     """
     path = storage.join(uri, MANIFEST)
-    manifest = _read(path)
+    manifest = _read(path) if storage.exists(path) else None
     if manifest is not None and not agrees(manifest):
         storage.write_bytes(storage.join(uri, WORK, PREVIOUS), manifest)
         storage.remove(path)

@@ -60,7 +60,7 @@ def test_planning_resuming_and_committing_cost_a_constant_for_each_shard(
         build_dataset(uri, "test", tasks, lambda task: [OUTPUT], "f")
     assert calls["write_bytes"] <= 3 * SHARDS / 2 + FEW  # records, rejected rows, receipt
     assert calls["read_bytes"] <= 3 * SHARDS / 2 + FEW  # the same of what is kept
-    assert calls["exists"] <= FEW
+    assert calls["exists"] <= SHARDS / 2 + FEW  # a manifest that another run has committed meanwhile
     assert calls["list_files"] <= FEW
     assert calls["listed"] <= 2.5 * SHARDS + FEW
     with counted() as calls:  # nothing to do: every shard is verified, none is written
