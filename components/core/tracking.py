@@ -34,6 +34,8 @@ WEIGHTS_TAG = "weights.sha256"
 STEP = "step"
 PARENT = "mlflow.parentRunId"
 FINISHED = "FINISHED"
+# Tag of runs that a pipeline's run on a cluster made, and the variable that names it in its pods.
+ORCHESTRATED, RUN_KEY = "kfp.run_id", "EMBEDMILL_RUN_ID"
 # Tags of a training that was logged while it ran: fingerprint of inputs, parameters and code, and, once the run has all
 # its points, the digest of the log of losses that they make.
 TRAINING = "training"
@@ -188,6 +190,12 @@ def find_runs(client: Any, experiment: str, tags: Mapping[str, str]) -> list[Any
     """Runs with all of these tags, oldest first."""
     condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     return list(client.search_runs([experiment], condition, order_by=["attributes.start_time ASC"]))
+
+
+def orchestrated() -> dict[str, str]:
+    """The tag that leads from a run to the pipeline's run on a cluster that this process is part of, if it is."""
+    run = os.environ.get(RUN_KEY)
+    return {ORCHESTRATED: run} if run else {}
 
 
 def key_name(key: str) -> str:

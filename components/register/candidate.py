@@ -70,15 +70,17 @@ class Candidate:
         return max(found, key=lambda one: one.dim or 0).value if found else None
 
 
-def read_candidate(inputs: Mapping[str, str]) -> Candidate:
-    """Read the step's inputs. Raises InputError naming the file and what is wrong with it."""
-    folder = storage.local_path(inputs["model"])
+def read_candidate(folder: Path, inputs: Mapping[str, str]) -> Candidate:
+    """Read the step's inputs; `folder` is the model, or a copy of it.
+
+    Raises InputError naming the file and what is wrong with it.
+    """
     files = {
         path.relative_to(folder).as_posix(): digest_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
     }
     weights = {name: digest for name, digest in files.items() if name.endswith(".safetensors")}
     if not weights or "modules.json" not in files:
-        raise InputError(f"{folder}: not a sentence-transformers folder with safetensors weights")
+        raise InputError(f"{inputs['model']}: not a sentence-transformers folder with safetensors weights")
     metrics = read_object(inputs["metrics"])
     for key, kind in (("score", (int, float)), ("suite_digest", str), ("tasks", dict)):
         if not isinstance(metrics.get(key), kind):

@@ -22,8 +22,11 @@ from components.register.version import RULES, find_version, gate_tags, register
 
 def run(ctx: Context) -> None:
     """Register the model. Raises GateRefused if the gate refuses it and `register.strict` is set."""
-    gate = ctx.section(RegisterParams)
-    candidate = read_candidate(ctx.inputs)
+    with storage.local_folder(ctx.inputs["model"]) as folder:
+        _run(ctx, ctx.section(RegisterParams), read_candidate(folder, ctx.inputs))
+
+
+def _run(ctx: Context, gate: RegisterParams, candidate: Candidate) -> None:
     client = tracking.connect()
     with tracking.tracking_errors():
         version = find_version(client, candidate)
@@ -34,6 +37,8 @@ def run(ctx: Context) -> None:
             for key, value in sorted(gate_tags(gate.rules, verdicts).items()):
                 client.set_model_version_tag(MODEL, version.version, key, value)
             version = client.get_model_version(MODEL, version.version)
+        for key, value in tracking.orchestrated().items():
+            client.set_tag(version.run_id, key, value)
         _finish_run(client, version.run_id)
         outcome = version.tags[GATE]
         if outcome == PASSED:

@@ -135,7 +135,8 @@ def _dataset_entity(name: str, dataset: Dataset) -> Any:
 
     source = canonical_json({"uri": dataset.uri})
     profile = canonical_json({"num_rows": dataset.rows})
-    return Entity(name, dataset.digest[:DATASET_DIGEST_CHARACTERS], "local", source, profile=profile)
+    kind = "s3" if storage.is_s3(dataset.uri) else "local"
+    return Entity(name, dataset.digest[:DATASET_DIGEST_CHARACTERS], kind, source, profile=profile)
 
 
 def log_values(

@@ -123,11 +123,13 @@ class Curves:
                 # or by an earlier training with the same inputs
                 if self._done or run.info.status != tracking.FINISHED:
                     client.update_run(run.info.run_id, status="RUNNING")
+                    for key, value in tracking.orchestrated().items():
+                        client.set_tag(run.info.run_id, key, value)
                     self._there = int(run.data.metrics.get(_DONE, 0))
                     self._lost |= self._there < self._done
                     return str(run.info.run_id)
             self._lost |= self._done > 0
-            tags |= tracking.git_state().tags()
+            tags |= tracking.git_state().tags() | tracking.orchestrated()
             run = client.create_run(experiment, run_name=self._step, tags=tags)
             params = [Param(tracking.key_name(key), value) for key, value in tracking.flatten(self._params)]
             for first in range(0, len(params), _PARAMS):

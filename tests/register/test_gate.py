@@ -24,7 +24,7 @@ def inputs(project: Path) -> dict[str, str]:
 
 @pytest.fixture
 def candidate(inputs: dict[str, str]) -> Candidate:
-    return read_candidate(inputs)
+    return read_candidate(Path(inputs["model"]), inputs)
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_a_rule_that_compares_with_nothing_or_too_much(rule: dict[str, Any]) -> 
 
 
 def test_identity_follows_model_measures_and_data(inputs: dict[str, str], tmp_path: Path) -> None:
-    first = read_candidate(inputs)
+    first = read_candidate(Path(inputs["model"]), inputs)
     write_run(tmp_path)
-    assert read_candidate(inputs).identity == first.identity
+    assert read_candidate(Path(inputs["model"]), inputs).identity == first.identity
     write_measured(tmp_path / "reports/evaluate", bm25=45.0)
-    assert read_candidate(inputs).identity != first.identity
+    assert read_candidate(Path(inputs["model"]), inputs).identity != first.identity
     write_run(tmp_path, seed=1)
-    second = read_candidate(inputs)
+    second = read_candidate(Path(inputs["model"]), inputs)
     assert second.data_version == first.data_version
     assert second.weights != first.weights
     assert second.identity != first.identity
@@ -104,4 +104,4 @@ def test_unusable_inputs_are_named(inputs: dict[str, str], file: str, content: s
     else:
         Path(file).write_text(content)
     with pytest.raises(InputError, match=message):
-        read_candidate(inputs)
+        read_candidate(Path(inputs["model"]), inputs)
