@@ -16,7 +16,7 @@ from components.core.command import parse_sections, step_command
 from components.core.settings import override
 from tests.conftest import PROJECT
 
-ROOT = PROJECT / "pipelines" / "ray"
+ROOT = PROJECT / "pipelines" / "kubernetes" / "ray"
 STEPS = {"ingest": ["sources", "ingest"], "filter": ["filter"], "score": ["score"]}
 DATA = "s3://embedmill/data"
 
