@@ -1,4 +1,4 @@
-"""KubeRay's RayJob: one step on a Ray cluster of its own, as pipelines/ray has it for `kubectl apply`.
+"""KubeRay's RayJob: one step on a Ray cluster of its own, as pipelines/kubernetes/ray has it for `kubectl apply`.
 
 Fields of ray.io/v1 in KubeRay 1.6. The head runs the step and no shards. The operator makes a pod that submits the job
 and shows its lines (`submissionMode: K8sJobMode`). It writes that pod's shell command from `entrypoint` unquoted, and
