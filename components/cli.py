@@ -30,6 +30,7 @@ AROUND = {
     "search": "components.search.command:search",
     "flywheel": "components.flywheel.command:flywheel",
     "pod": "components.pod.command:pod",
+    "submit": "components.submit.command:submit",
 }
 
 

@@ -13,8 +13,8 @@ import yaml
 from components.core import kubeflow
 from components.core.errors import EmbedmillError, InputError, UsageError
 from components.core.kubeflow import PipelineRefused, Pipelines, PipelinesError
+from tests.conftest import PROJECT
 from tests.fixtures.fake_kfp import TOKEN, FakeKfp, fake_kfp
-from tests.fixtures.small_pipeline import small_yaml
 
 CREATE = "POST /apis/v2beta1/runs"
 
@@ -40,7 +40,7 @@ def server() -> Iterator[tuple[FakeKfp, str]]:
 
 
 def package() -> dict[str, Any]:
-    pipeline, platform = yaml.safe_load_all(small_yaml())
+    pipeline, platform = yaml.load_all((PROJECT / "pipelines/full.yaml").read_text(), Loader=yaml.CSafeLoader)
     return {"pipeline_spec": pipeline, "platform_spec": platform}
 
 
@@ -62,8 +62,9 @@ def test_of_several_runs_of_a_name_the_newest_counts_and_archived_ones_do_not(se
     pipelines = Pipelines.connect(host)
     older = pipelines.create_run("same", "embedmill", package(), {})
     newer = pipelines.create_run("same", "embedmill", package(), {})
-    for _ in range(30):  # more than a page that was not asked for
-        pipelines.create_run("same, not quite", "embedmill", package(), {})
+    for number in range(30):  # more than a page that was not asked for
+        other = {"run_id": f"other-{number}", "display_name": "same, not quite", "created_at": "2026-02-01T00:00:00Z"}
+        fake.runs[f"other-{number}"] = {**fake.runs[newer.id], **other}
     found = pipelines.find_run("same")
     assert found is not None and found.id == newer.id
     fake.runs[newer.id]["storage_state"] = "ARCHIVED"
@@ -199,7 +200,7 @@ def test_a_host_that_cannot_be_reached_is_one_line() -> None:
 
 def test_a_run_tells_its_state_and_its_tasks_as_they_started(server: tuple[FakeKfp, str]) -> None:
     fake, host = server
-    fake.parents, fake.fails = True, "share"
+    fake.parents, fake.fails = True, "filter-exact"
     pipelines = Pipelines.connect(host)
     run = pipelines.start_run("batch-1", "embedmill", package(), {})
     assert (run.state, run.tasks, run.ended) == ("PENDING", (), False)
@@ -208,12 +209,17 @@ def test_a_run_tells_its_state_and_its_tasks_as_they_started(server: tuple[FakeK
         run = pipelines.run(run.id)
         states.append(run.state)
     assert states[:2] == ["PENDING", "RUNNING"] and states[-1] == "FAILED"
-    assert run.error == "share failed"
+    assert run.error == "filter-exact failed"
     names = {task.id: task.name for task in run.tasks}
-    share = next(task for task in run.tasks if task.name == "share")
-    assert (share.state, share.error) == ("FAILED", "Error (exit code 3): main")
-    assert names[str(share.parent)].startswith("for-loop")
-    assert [task.name for task in run.tasks][:2] == ["look-driver", "look"]
+    (failed,) = [task for task in run.tasks if task.name == "filter-exact"]
+    assert (failed.state, failed.error) == ("FAILED", "Error (exit code 3): main")
+    assert names[str(failed.parent)] == "for-loop-2"
+    assert [task.name for task in run.tasks][:4] == [
+        "exit-handler-1-driver",
+        "exit-handler-1",
+        "sources-driver",
+        "sources",
+    ]
 
 
 def test_a_run_can_be_ended(server: tuple[FakeKfp, str]) -> None:

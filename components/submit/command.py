@@ -1,0 +1,131 @@
+"""`embedmill submit`: start a run of a compiled pipeline on Kubeflow Pipelines, and follow it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import click
+
+from components.core.command import params_options
+from components.core.errors import Interrupted, UsageError
+from components.core.kubeflow import ENDPOINT_KEY, TOKEN_FILE_KEY, TOKEN_KEY, Pipelines
+from components.submit.follow import check_ended_well, follow
+from components.submit.package import Package, by_name_only
+from components.submit.parameters import IMAGE, TRAIN_IMAGE, recipe_name, sections_of_run, values_of_run
+
+EXPERIMENT = "embedmill"
+
+
+def _submit(
+    pipeline: str,
+    params: str,
+    assignments: tuple[str, ...],
+    recipe: str,
+    given: tuple[str, ...],
+    image: str | None,
+    train_image: str | None,
+    experiment: str,
+    name: str | None,
+    host: str | None,
+    namespace: str | None,
+    token_file: str | None,
+    wait: bool,
+    interval: float,
+    dry_run: bool,
+) -> None:
+    """Start a run of PIPELINE, a compiled one such as pipelines/full.yaml, with the parameters of this project.
+
+    Everything is checked before anything is sent. A run whose --name is there already is not started again: the command
+    goes on with that one.
+    """
+    package = Package.read(pipeline)
+    images = {key: value for key, value in ((IMAGE, image), (TRAIN_IMAGE, train_image)) if value}
+    for reference in images.values():
+        if by_name_only(reference):
+            _log(f"{reference} is no digest (…@sha256:…): another image may have this name when the run is repeated")
+    sections = sections_of_run(params, recipe, assignments)
+    passed = recipe_name(recipe, sections)
+    if recipe and not passed:
+        _log(f"recipe {recipe} is in the sections alone: by its name pods would make something else of them")
+    values = values_of_run(package, sections, passed, images, _pairs(given), _log)
+    package = package.with_images(images)
+    name = name or f"{package.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    if dry_run:
+        shown = {"name": name, "experiment": experiment, "images": package.images(), "parameters": values}
+        click.echo(json.dumps(shown, indent=1, ensure_ascii=False))
+        return
+    pipelines = Pipelines.connect(host, namespace, token_file)
+    earlier = pipelines.find_run(name)
+    if earlier:
+        _log(f"a run {name} is there already ({earlier.state.lower()}); nothing is started")
+    run = earlier or pipelines.start_run(name, experiment, package.body(), values)
+    url = pipelines.url(run.id)
+    click.echo(url)
+    if not wait:
+        return
+    try:
+        run = follow(pipelines, run.id, interval, _log)
+    except KeyboardInterrupt:
+        again = f"embedmill submit {pipeline} --name {name} --host {pipelines.host} --wait"
+        end = f"curl -X POST {pipelines.host}/apis/v2beta1/runs/{run.id}:terminate"
+        raise Interrupted(f"the run goes on; follow it again: {again}; end it on its page, or: {end}") from None
+    check_ended_well(run, url, _log)
+
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--param {each}: expected NAME=VALUE, such as nodes=2")
+        if name in pairs:
+            raise UsageError(f"--param {name}: given twice")
+        pairs[name] = value
+    return pairs
+
+
+def _log(message: str) -> None:
+    print(f"submit: {message}", file=sys.stderr, flush=True)
+
+
+submit = click.Command(
+    "submit",
+    callback=_submit,
+    params=[
+        click.Argument(["pipeline"]),
+        *params_options(),
+        click.Option(["--recipe"], default="", metavar="NAME|FILE", help="A recipe, under what params.yaml changes."),
+        click.Option(
+            ["--param", "given"],
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A parameter of the pipeline, such as nodes=2.",
+        ),
+        click.Option(["--image"], metavar="REF", help="Image of the data steps, by digest."),
+        click.Option(["--train-image"], metavar="REF", help="Image of the other steps, by digest."),
+        click.Option(["--experiment"], default=EXPERIMENT, show_default=True, help="Experiment; made if missing."),
+        click.Option(["--name"], help="Name of the run; by default the pipeline's with the time."),
+        click.Option(["--host"], metavar="URL", help=f"Kubeflow Pipelines; by default {ENDPOINT_KEY}."),
+        click.Option(["--namespace"], metavar="NS", help="Your namespace, where the server is for several users."),
+        click.Option(
+            ["--token-file"],
+            metavar="FILE",
+            help=f"Bearer token, read anew each time; or {TOKEN_KEY}, {TOKEN_FILE_KEY}.",
+        ),
+        click.Option(["--wait"], is_flag=True, help="Follow the run; exit code 1 unless it succeeds."),
+        click.Option(
+            ["--interval"],
+            type=click.FloatRange(min=0.1),
+            default=5.0,
+            show_default=True,
+            help="Seconds between looks at the run.",
+        ),
+        click.Option(["--dry-run"], is_flag=True, help="Check everything, print what would be sent, send nothing."),
+    ],
+    help=_submit.__doc__,
+    short_help="Start a run of a compiled pipeline on Kubeflow Pipelines, and follow it.",
+)
