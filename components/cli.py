@@ -28,6 +28,7 @@ AROUND = {
     "ledger": "components.ledger.command:ledger",
     "calibrate": "components.calibrate.command:calibrate",
     "search": "components.search.command:search",
+    "serve": "components.serve.command:serve",
     "flywheel": "components.flywheel.command:flywheel",
     "pod": "components.pod.command:pod",
     "submit": "components.submit.command:submit",

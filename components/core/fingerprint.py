@@ -41,6 +41,13 @@ def digest_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def digest_weights(folder: str | Path) -> str:
+    """SHA-256 (hex) of the safetensors weights below a model's folder: of the one file, or over all by their paths."""
+    root = Path(folder)
+    files = {path.relative_to(root).as_posix(): digest_file(path) for path in sorted(root.rglob("*.safetensors"))}
+    return next(iter(files.values())) if len(files) == 1 else digest_json(files)
+
+
 @lru_cache(maxsize=64)
 def code_digest(*packages: str) -> str:
     """SHA-256 (hex) over the Python sources of the named packages: the code version inside a fingerprint."""

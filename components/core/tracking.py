@@ -12,16 +12,16 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from components.core import environment, lock, storage
-from components.core.errors import InputError
-from components.core.fingerprint import canonical_json
+from components.core.errors import InputError, UsageError
+from components.core.fingerprint import canonical_json, digest_weights
 
 URI_KEY = "MLFLOW_TRACKING_URI"
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -29,6 +29,8 @@ ARTIFACTS = "mlartifacts"
 EXPERIMENT = "embedmill"
 MODEL = "embedmill"
 CHAMPION = "champion"
+CHAMPION_URI = f"models:/{MODEL}@{CHAMPION}"
+REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 WEIGHTS_TAG = "weights.sha256"
 # Tags of runs: the step that a run is of, and the run of the whole pipeline.
 STEP = "step"
@@ -154,11 +156,15 @@ def _ensure_database(path: Path) -> None:
 def tracking_errors() -> Iterator[None]:
     """Turn MLflow's exceptions into InputError: one line that names the tracking store."""
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
+    expected: tuple[type[Exception], ...] = (MlflowException,)
+    with suppress(ModuleNotFoundError):  # mlflow-skinny opens no database
+        from sqlalchemy.exc import SQLAlchemyError
+
+        expected += (SQLAlchemyError,)
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
+    except expected as error:
         text = str(error).strip() or type(error).__name__
         reason = "cannot be reached" if UNREACHABLE in text else text.splitlines()[0]
         raise InputError(f"{store_name()}: {reason}") from error
@@ -216,10 +222,32 @@ def flatten(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def champion(client: Any) -> Any | None:
     """The model version with the alias `champion`, or None if there is none yet."""
+    return _known(lambda: client.get_model_version_by_alias(MODEL, CHAMPION))
+
+
+def find_version(uri: str) -> tuple[Any, Any | None]:
+    """A client, and the model version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` means (None: there is none).
+
+    Raises UsageError for another form, InputError if the store cannot be reached. A look makes no sqlite file.
+    """
+    found = REGISTERED.fullmatch(uri)
+    if not found:
+        raise UsageError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
+    path = database()
+    if path is not None and not path.exists():
+        return None, None
+    client = connect()
+    with tracking_errors():
+        if found["alias"]:
+            return client, _known(lambda: client.get_model_version_by_alias(found["name"], found["alias"]))
+        return client, _known(lambda: client.get_model_version(found["name"], found["version"]))
+
+
+def _known(look_up: Callable[[], Any]) -> Any | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_model_version_by_alias(MODEL, CHAMPION)
+        return look_up()
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
@@ -245,10 +273,17 @@ def fetch_model(client: Any, version: Any) -> Path:
         if not folder.is_dir():
             raise InputError(f"{MODEL} version {version.version}: its files are missing at {folder}")
         return folder
-    return _download(f"{location}/{MODEL_FOLDER}", DOWNLOADS / version.tags[WEIGHTS_TAG])
+    weights = version.tags.get(WEIGHTS_TAG)
+    if weights is None:
+        raise InputError(
+            f"{version.name} version {version.version}: has no tag {WEIGHTS_TAG}, so embedmill did not make it"
+        )
+    return _download(f"{location}/{MODEL_FOLDER}", weights)
 
 
-def _download(uri: str, target: Path) -> Path:
+def _download(uri: str, weights: str) -> Path:
+    """A copy of the model at `uri`, kept by the digest of its weights, which are compared before it is kept."""
+    target = DOWNLOADS / weights
     if target.is_dir():
         return target
     import mlflow
@@ -256,6 +291,8 @@ def _download(uri: str, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as part:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=part))
+        if digest_weights(folder) != weights:
+            raise InputError(f"{uri}: other weights than were registered, by their SHA-256")
         try:
             folder.replace(target)
         except OSError:  # another process has put the same files there

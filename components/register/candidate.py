@@ -12,7 +12,7 @@ from typing import Any
 
 from components.core import storage
 from components.core.errors import InputError
-from components.core.fingerprint import digest_file, digest_json
+from components.core.fingerprint import digest_file, digest_json, digest_weights
 from components.core.manifest import Dataset
 
 MODEL = "model"
@@ -78,8 +78,7 @@ def read_candidate(folder: Path, inputs: Mapping[str, str]) -> Candidate:
     files = {
         path.relative_to(folder).as_posix(): digest_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
     }
-    weights = {name: digest for name, digest in files.items() if name.endswith(".safetensors")}
-    if not weights or "modules.json" not in files:
+    if "modules.json" not in files or not any(name.endswith(".safetensors") for name in files):
         raise InputError(f"{inputs['model']}: not a sentence-transformers folder with safetensors weights")
     metrics = read_object(inputs["metrics"])
     for key, kind in (("score", (int, float)), ("suite_digest", str), ("tasks", dict)):
@@ -90,7 +89,7 @@ def read_candidate(folder: Path, inputs: Mapping[str, str]) -> Candidate:
         raise InputError(f"{inputs['quality']}: no value measured for the system {MODEL!r}")
     return Candidate(
         folder,
-        next(iter(weights.values())) if len(weights) == 1 else digest_json(weights),
+        digest_weights(folder),
         digest_json(files),
         float(metrics["score"]),
         metrics["suite_digest"],

@@ -72,6 +72,10 @@ class DenseEncoder:
                 vectors_ND[[start + row for row in rows]] = self._embed(*batch)
         return vectors_ND
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens of texts [N] are read, special ones included."""
+        return sum(map(len, self._tokenize(texts)))
+
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         if self._tokenizer is None:
             limit = int(self._model.max_seq_length or 0)

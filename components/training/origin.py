@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,6 @@ from components.core.fingerprint import digest_json
 
 # What decides vectors, and the weights in the one format that cannot carry code.
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
 def hub_folder(spec: str, what: str = "encoder") -> Path:
@@ -70,20 +68,8 @@ def registered_folder(spec: str) -> Path:
 
     Raises UsageError if there is none, InputError if the tracking store cannot be reached or the files are gone.
     """
-    found = _REGISTERED.fullmatch(spec)
-    if not found:
-        raise UsageError(f"encoder {spec!r}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
-    client = tracking.connect()
-    from mlflow.exceptions import MlflowException
-
+    client, version = tracking.find_version(spec)
+    if version is None:
+        raise UsageError(f"encoder {spec!r}: {tracking.store_name()} has no such model version")
     with tracking.tracking_errors():
-        try:
-            if found["alias"]:
-                version = client.get_model_version_by_alias(found["name"], found["alias"])
-            else:
-                version = client.get_model_version(found["name"], found["version"])
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            raise UsageError(f"encoder {spec!r}: {tracking.store_name()} has no such model version") from None
         return tracking.fetch_model(client, version)

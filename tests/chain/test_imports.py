@@ -27,6 +27,7 @@ UNDECLARED = {
     ("components/core/s3.py", "botocore"),
     ("components/core/tracking.py", "sqlalchemy"),
     ("components/ingest/extraction.py", "trafilatura"),
+    ("components/serve/app.py", "starlette"),
 }
 
 
