@@ -163,7 +163,7 @@ class Following:
         )
         known.container = container
         if status.get("phase") == "Failed":
-            known.words = f"{status.get('reason', '')} {status.get('message', '')}".strip() or "Failed"
+            known.words = _joined(status.get("reason"), status.get("message")) or "Failed"
         self._say_once(_why_not_running(pod, container))
         if rank is None:
             return
@@ -252,11 +252,15 @@ def _why_not_running(pod: Object, container: Container) -> str:
     """Why a pod waits for a node or for its container, in a line; empty if it does not."""
     for condition in pod.get("status", {}).get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"waiting for a node: {condition.get('reason', '')}: {condition.get('message', '')}"
+            return _joined("waiting for a node", condition.get("reason"), condition.get("message"))
     waiting = container.waiting
     if waiting and waiting.get("reason") not in ("ContainerCreating", "PodInitializing"):
-        return f"pod {pod['metadata']['name']} waits: {waiting.get('reason', '')}: {waiting.get('message', '')}"
+        return _joined(f"pod {pod['metadata']['name']} waits", waiting.get("reason"), waiting.get("message"))
     return ""
+
+
+def _joined(*parts: str | None) -> str:
+    return ": ".join(part for part in parts if part)
 
 
 def _raise(error: Exception) -> None:

@@ -59,11 +59,11 @@ class _Launcher:
         try:
             self._run()
         except Interrupted:
-            self._leave()
+            self._leave("told to stop")
             raise Interrupted(f"{self.title}: stopped; run again, it goes on from its last checkpoint") from None
         except ApiError as error:
             if self.followed:  # it can be followed no longer, so it is not left to itself either
-                self._leave()
+                self._leave("it cannot be followed")
             raise self._refusal(error) from None
 
     def _run(self) -> None:
@@ -142,9 +142,9 @@ class _Launcher:
             self.api.remind("deletion", f"{self.title}: waiting until its pods are gone")
             delay = min(2 * delay, self.pace.longest)
 
-    def _leave(self) -> None:
-        """After a signal: delete what this launcher has made or adopted, as far as the time before SIGKILL allows."""
-        self.log(f"{self.title}: told to stop; deleting it")
+    def _leave(self, why: str) -> None:
+        """Delete what this launcher has made or adopted, as far as the time between a signal and SIGKILL allows."""
+        self.log(f"{self.title}: {why}; deleting it")
         self.api.pace = replace(self.pace, answer=min(self.pace.answer, FAREWELL_ANSWER_SECONDS))
         deadline = time.monotonic() + self.pace.farewell
 
