@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from components.launch import rayjob, trainjob
+from components.launch.job import Job, job_name
 from tests.conftest import PROJECT
 
 Resource = dict[str, Any]
@@ -24,6 +26,7 @@ OVERLAYS = ("overlays/local", "overlays/gpu")
 OPTIONS = tuple(sorted(f"options/{folder.name}" for folder in (ROOT / "options").iterdir()))
 RAY = tuple(f"ray/{step}" for step in ("ingest", "filter", "score"))
 TARGETS = ("base", *OVERLAYS, *OPTIONS, *RAY)
+LAUNCHED = "launched"  # jobs that steps start, beside the base
 
 
 @functools.cache
@@ -32,6 +35,11 @@ def render(target: str) -> tuple[Resource, ...]:
 
     What needs the base is laid over it or beside it: options and jobs for Ray.
     """
+    if target == LAUNCHED:
+        job = Job(
+            job_name("filter", "0" * 64), "filter", ("embedmill", "filter"), "embedmill-train:0.1.0", queue="embedmill"
+        )
+        return (*render("base"), rayjob.manifest(job, workers=2), trainjob.manifest(job))
     if target == "base" or target in OVERLAYS:
         return _build(ROOT / target)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +97,7 @@ class Pod:
 PODLESS = {
     "ClusterQueue", "ConfigMap", "HorizontalPodAutoscaler", "LimitRange", "LocalQueue", "NetworkPolicy",
     "PersistentVolumeClaim", "PodDisruptionBudget", "PriorityClass", "ResourceFlavor", "ResourceQuota", "Role",
-    "RoleBinding", "Service", "ServiceAccount",
+    "RoleBinding", "Service", "ServiceAccount", "WorkloadPriorityClass",
 }  # fmt: skip
 
 
@@ -125,6 +133,11 @@ def _templates(resource: Resource) -> Iterator[tuple[str, dict[str, str], dict[s
         cluster = spec["rayClusterSpec"]
         templates = [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
         added = {"ray.io/is-ray-node": "yes"}
+        if "submitterPodTemplate" in spec:
+            submitter = spec["submitterPodTemplate"]
+            yield f"{name} submitter", submitter["metadata"]["labels"], submitter["spec"], {}
+    elif kind == "TrainJob":
+        templates = []  # the TrainingRuntime's
     elif kind in ("EventSource", "Sensor"):
         # Argo Events puts the image in
         template = dict(spec["template"])

@@ -10,8 +10,20 @@ from typing import Any
 import pytest
 
 from components.core.errors import GateRefused, InputError, UsageError
+from components.launch import rayjob, trainjob
 from tests.fixtures.custom_resources import KUBERNETES, check
-from tests.pipelines.rendered import OPTIONS, OVERLAYS, ROOT, TARGETS, Pod, Resource, pipeline_pods, pods, render
+from tests.pipelines.rendered import (
+    LAUNCHED,
+    OPTIONS,
+    OVERLAYS,
+    ROOT,
+    TARGETS,
+    Pod,
+    Resource,
+    pipeline_pods,
+    pods,
+    render,
+)
 
 README = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "ray/README.md"))
 PART = {"app.kubernetes.io/part-of": "embedmill"}
@@ -27,7 +39,7 @@ PLACES = {
     "configMap",
 }  # where a volume may come from
 
-everywhere = pytest.mark.parametrize("target", TARGETS)
+everywhere = pytest.mark.parametrize("target", (*TARGETS, LAUNCHED))
 
 
 def of_kind(target: str, *kinds: str) -> list[Resource]:
@@ -46,8 +58,6 @@ def documented(kind: str) -> dict[str, set[str]]:
 
 
 SECRETS, CONFIG_MAPS = documented("secret generic"), documented("configmap")
-# The pod that submits the job of a RayJob that a step starts.
-SUBMITTER = Pod("submitter", {**PART, "embedmill.dev/role": "submitter"}, {"containers": []})
 
 
 @everywhere
@@ -115,7 +125,8 @@ def test_what_is_written_goes_into_volumes_since_the_root_is_read_only(target: s
         volumes = {each["name"]: each for each in pod.spec["volumes"]}
         assert all(len(set(each) & PLACES) == 1 and len(each) == 2 for each in volumes.values()), pod.owner
         for each in volumes.values():
-            assert each.get("emptyDir", {"sizeLimit": ""}).keys() >= {"sizeLimit"}, "a node's disk has an end"
+            if target != LAUNCHED:  # whose data nobody knows beforehand
+                assert each.get("emptyDir", {"sizeLimit": ""}).keys() >= {"sizeLimit"}, "a node's disk has an end"
             if "configMap" in each:
                 assert each["configMap"]["name"] in CONFIG_MAPS
             if "persistentVolumeClaim" in each:
@@ -148,7 +159,8 @@ def test_every_account_is_there_and_has_a_token_only_if_it_asks_the_api(target: 
         assert wanted is (pod.owner == "Sensor embedmill-feedback"), pod.owner
         if not pod.owner.startswith(("EventSource", "Sensor")):
             assert pod.spec["automountServiceAccountToken"] is False
-            assert pod.spec["enableServiceLinks"] is False  # EMBEDMILL_SERVE_PORT would look like one of ours
+            # EMBEDMILL_SERVE_PORT would look like one of ours
+            assert target == LAUNCHED or pod.spec["enableServiceLinks"] is False
     bound = {subject["name"] for each in of_kind(target, "RoleBinding") for subject in each["subjects"]}
     assert bound <= set(accounts) | FOREIGN_ACCOUNTS
     assert {name for name, each in accounts.items() if each["automountServiceAccountToken"]} <= bound
@@ -196,7 +208,7 @@ def test_every_secret_and_setting_that_is_referred_to_exists_or_the_readme_says_
 @everywhere
 def test_every_selector_picks_something(target: str) -> None:
     resources = render(target)
-    known = [*pods(resources), *pipeline_pods("full.yaml"), *pods(render("ray/ingest")), SUBMITTER]
+    known = [*pods(resources), *pipeline_pods("full.yaml"), *pods(render(LAUNCHED))]
     for each in resources:
         spec = each.get("spec", {})
         if each["kind"] == "Service":
@@ -320,6 +332,38 @@ def test_feedback_starts_the_very_job_that_the_schedule_starts() -> None:
     place = f"s3://{event[1]['bucket']['name']}/{event[1]['filter']['prefix']}".rstrip("/")
     (poller,) = pods((job,))
     assert f"--set=flywheel.feedback={place}" in only_container(poller)["command"]
+
+
+def test_a_step_starts_its_jobs_of_the_runtime_and_with_the_rights_that_there_are() -> None:
+    (job,) = of_kind(LAUNCHED, "TrainJob")
+    reference = job["spec"]["runtimeRef"]
+    runtime = named("base", reference["kind"], reference["name"])
+    (patched,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    assert [each["name"] for each in runtime["spec"]["template"]["spec"]["replicatedJobs"]] == [patched["name"]]
+    allowed = {
+        (group, resource)
+        for rule in named("base", "Role", "embedmill-train")["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert {(kind.group, kind.plural) for kind in (rayjob.KIND, trainjob.KIND)} <= allowed
+    queue = named("options/queue", "LocalQueue", "embedmill")
+    assert {
+        each["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for each in of_kind(LAUNCHED, "TrainJob", "RayJob")
+    } == {queue["metadata"]["name"]}
+
+
+def test_the_pod_that_submits_a_job_reaches_the_head_of_its_cluster() -> None:
+    (submitter,) = [pod for pod in pods(render(LAUNCHED)) if pod.owner.endswith("submitter")]
+    ray = named("base", "NetworkPolicy", "embedmill-ray")["spec"]
+    assert [
+        rule["ports"] for rule in ray["ingress"] for peer in rule["from"] if submitter.selected(peer["podSelector"])
+    ] == [[{"protocol": "TCP", "port": 8265}]]
+    own = named("base", "NetworkPolicy", "embedmill-ray-submitter")["spec"]
+    assert submitter.selected(own["podSelector"])
+    assert own["egress"] == [
+        {"to": [{"podSelector": ray["podSelector"]}], "ports": [{"protocol": "TCP", "port": 8265}]}
+    ]
 
 
 def test_every_overlay_takes_the_options_that_it_names() -> None:
