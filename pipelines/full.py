@@ -137,7 +137,7 @@ def full(
     results: dict[str, Any] = {}
     parts: Any = None
     ending = finish(webhook=webhook, recipe=recipe, git_sha=git_sha)
-    place(ending, "finish", hours=1)
+    place(ending, "finish", hours=1).set_cpu_limit("1").set_memory_limit("1Gi")
     with dsl.ExitHandler(ending, name="chain"):
         for step in chain.steps():
             arguments = {"root": storage_root, "image": images[step.image], "recipe": recipe}

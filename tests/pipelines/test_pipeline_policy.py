@@ -1,0 +1,81 @@
+"""Compiled pipelines ask for no privilege and name only what the manifests or their README provide.
+
+What a pipeline cannot say, Kubeflow Pipelines does for every pod of a run: no escalation of privileges, no
+capabilities, seccomp's default.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import PROJECT
+from tests.pipelines.rendered import ROOT, Pod, pipeline_pods, render
+
+PIPELINES = sorted(path.name for path in (PROJECT / "pipelines").glob("*.yaml"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Of kfp-kubernetes' executor configuration. A volume claim, a host path or a secret as a file would be something else.
+CONFIGURATION = {
+    "activeDeadlineSeconds", "configMapAsEnv", "emptyDirMounts", "nodeSelector", "podMetadata", "secretAsEnv",
+    "securityContext", "tolerations",
+}  # fmt: skip
+
+
+def every_pod() -> list[Any]:
+    return [
+        pytest.param(pod, id=f"{pipeline}:{pod.owner}") for pipeline in PIPELINES for pod in pipeline_pods(pipeline)
+    ]
+
+
+each_pod = pytest.mark.parametrize("pod", every_pod())
+
+
+@each_pod
+def test_a_task_has_no_privilege_and_writes_into_folders_of_its_own(pod: Pod) -> None:
+    assert set(pod.spec) - {"containers"} <= CONFIGURATION
+    assert pod.spec["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+    mounts = {each["mountPath"]: each.get("medium") for each in pod.spec["emptyDirMounts"]}
+    assert {"/work", "/tmp"} <= set(mounts) <= {"/work", "/tmp", "/dev/shm"}
+    assert mounts.get("/dev/shm", "Memory") == "Memory"
+    assert int(pod.spec["activeDeadlineSeconds"]) > 0
+
+
+@each_pod
+def test_a_task_says_what_it_needs_and_which_image_exactly(pod: Pod) -> None:
+    (container,) = pod.containers
+    assert {"resourceCpuLimit", "resourceMemoryLimit"} <= set(container["resources"])
+    _, _, tag = container["image"].rpartition("/")[2].partition(":")
+    assert tag and tag != "latest"
+
+
+@each_pod
+def test_a_task_takes_keys_and_settings_by_references_that_exist(pod: Pod) -> None:
+    (settings,) = [each["data"] for each in render("base") if each["kind"] == "ConfigMap"]
+    for source in pod.spec["configMapAsEnv"]:
+        assert source["configMapName"] == "embedmill-settings"
+        assert {each["configMapKey"] for each in source["keyToEnv"]} <= set(settings)
+    for source in pod.spec["secretAsEnv"]:
+        assert f"kubectl create secret generic {source['secretName']}" in README
+        for each in source["keyToEnv"]:
+            assert f"--from-literal={each['secretKey']}=" in README, each["secretKey"]
+    (container,) = pod.containers
+    names = [each["name"] for each in container.get("env", ())]
+    assert not [name for name in names if re.search("KEY|SECRET|TOKEN|PASSWORD", name)]
+
+
+@each_pod
+def test_a_task_is_closed_but_for_what_a_run_needs(pod: Pod) -> None:
+    policies = {each["metadata"]["name"]: each["spec"] for each in render("base") if each["kind"] == "NetworkPolicy"}
+    chosen = {name for name, policy in policies.items() if pod.selected(policy["podSelector"])}
+    assert chosen == {"embedmill-none", "embedmill-outside", "embedmill-stores", "embedmill-run"}
+    assert pod.spec["podMetadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+
+
+def test_no_pipeline_holds_a_secret() -> None:
+    for name in PIPELINES:
+        text = (PROJECT / "pipelines" / name).read_text(encoding="utf-8")
+        assert not re.search(r"privileged|hostPath|pvcMount|imagePullPolicy: Always", text)
+        assert len(list(yaml.safe_load_all(text))) == 2  # the pipeline and what Kubernetes is told
