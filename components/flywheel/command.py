@@ -11,14 +11,15 @@ import click
 from components.core import settings, storage
 from components.core.command import params_options
 from components.core.errors import EmbedmillError, Interrupted, UsageError
-from components.core.kubeflow import Pipelines
+from components.core.kubeflow import Parameter, Pipelines
 from components.core.reproduce import ChainFailed
 from components.flywheel.cluster import ATTEMPTS, EXPERIMENT, FILLED_IN, PipelineRuns
 from components.flywheel.local import LocalChain
 from components.flywheel.params import FlywheelParams
-from components.flywheel.pipeline import parameter_types, parse_parameters, read_package
 from components.flywheel.poller import Trainer, open_store, poll
 from components.flywheel.signals import Stopped, stop_on_signals
+from components.submit.package import Package
+from components.submit.parameters import IMAGE, TRAIN_IMAGE
 
 
 def _poll(params: str, assignments: tuple[str, ...], take_over: bool, **where: Any) -> None:
@@ -64,7 +65,9 @@ def _trainer(
     namespace: str | None,
     token_file: str | None,
     experiment: str,
-    parameters: tuple[str, ...],
+    assigned: tuple[str, ...],
+    image: str | None,
+    train_image: str | None,
     attempts: int,
 ) -> Trainer:
     if submit is None:
@@ -73,14 +76,26 @@ def _trainer(
         raise UsageError(
             f"flywheel.feedback: {feedback}: a run in the cluster cannot read it; allowed: s3://bucket/prefix"
         )
-    package = read_package(submit)
-    types = parameter_types(package)
-    for name in FILLED_IN:
-        if name not in types:
-            raise UsageError(f"{submit}: has no parameter {name}, by which the flywheel hands a version over")
-    values = parse_parameters({name: kind for name, kind in types.items() if name not in FILLED_IN}, parameters)
+    package = Package.read(submit)
+    package.check_names(FILLED_IN)
+    images = {key: value for key, value in ((IMAGE, image), (TRAIN_IMAGE, train_image)) if value}
+    values = {**_read_values(package, assigned), **images}
     pipelines = Pipelines.connect(host, namespace, token_file)
-    return PipelineRuns(pipelines, package, values, experiment, attempts)
+    return PipelineRuns(pipelines, package.with_images(images).body(), values, experiment, attempts)
+
+
+def _read_values(package: Package, assigned: tuple[str, ...]) -> dict[str, Parameter]:
+    """Values of `--param NAME=VALUE`, as the pipeline wants them."""
+    values: dict[str, Parameter] = {}
+    for assignment in assigned:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--param {assignment}: expected NAME=VALUE, such as nodes=2")
+        if name in FILLED_IN:
+            raise UsageError(f"--param {name}: the flywheel fills that in")
+        package.check_names([name])
+        values[name] = package.parameters[name].parse(name, text)
+    return values
 
 
 def _status(params: str, assignments: tuple[str, ...]) -> None:
@@ -134,7 +149,9 @@ _WHERE = (
     click.Option(["--namespace"], help="Namespace of the runs, where a server for several users wants one."),
     click.Option(["--token-file"], metavar="FILE", help="File with the token for the server."),
     click.Option(["--experiment"], default=EXPERIMENT, show_default=True, help="Experiment of the runs."),
-    click.Option(["--param", "parameters"], multiple=True, metavar="NAME=VALUE", help="A parameter of the pipeline."),
+    click.Option(["--param", "assigned"], multiple=True, metavar="NAME=VALUE", help="A parameter of the pipeline."),
+    click.Option(["--image"], metavar="REF", help="Image of the data steps, by digest."),
+    click.Option(["--train-image"], metavar="REF", help="Image of the other steps, by digest."),
     click.Option(
         ["--attempts"],
         type=click.IntRange(min=1),
