@@ -32,6 +32,7 @@ AROUND = {
     "flywheel": "components.flywheel.command:flywheel",
     "pod": "components.pod.command:pod",
     "submit": "components.submit.command:submit",
+    "finish": "components.finish.command:finish",
 }
 
 
