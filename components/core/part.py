@@ -36,6 +36,10 @@ class Part:
         """Every `count`-th item: neighbours come from the same source and cost alike, so that shares do too."""
         return items[self.number - 1 :: self.count]
 
+    def owner(self, index: int) -> int:
+        """The number of the part whose own the item at `index` is."""
+        return index % self.count + 1
+
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 

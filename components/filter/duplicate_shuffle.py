@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -10,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from components.core.crew import Crew
 from components.core.exchange import read_partition
-from components.core.progress import Progress
 from components.core.textnorm import normalise_keys
 from components.filter import duplicates
 from components.filter.cluster_shuffle import PAIRS, write_cluster_losers
@@ -30,22 +29,22 @@ for _side in ("left_text", "right_text"):
     NODES = NODES.append(pa.field(_side, pa.large_string()))
 
 
-def find_exact(shuffle: Shuffle, workers: int, progress: Callable[[str, float, str], Progress]) -> None:
+def find_exact(shuffle: Shuffle, crew: Crew) -> None:
     """The phases that find exact duplicates: `exact` holds the losers."""
     plan = shuffle.plan
-    shuffle.run("keys", _keys, plan.groups, workers, progress)
-    shuffle.run("exact", _exact, plan.key_partitions, workers, progress)
+    shuffle.run("keys", _keys, plan.groups, crew)
+    shuffle.run("exact", _exact, plan.key_partitions, crew)
 
 
-def find_near(shuffle: Shuffle, workers: int, progress: Callable[[str, float, str], Progress]) -> None:
+def find_near(shuffle: Shuffle, crew: Crew) -> None:
     """The phases that find near-duplicates among the rows that are no exact ones: `near` holds the losers."""
     plan = shuffle.plan
-    shuffle.run("bands", _bands, plan.groups, workers, progress)
-    shuffle.run("edges", _edges, plan.band_partitions, workers, progress)
-    shuffle.run("requests", _requests, plan.edge_partitions, workers, progress)
-    shuffle.run("nodes", _nodes, plan.groups, workers, progress)
-    shuffle.run("verified", _verified, plan.edge_partitions, workers, progress)
-    shuffle.run("near", _near, 1, workers, progress)
+    shuffle.run("bands", _bands, plan.groups, crew)
+    shuffle.run("edges", _edges, plan.band_partitions, crew)
+    shuffle.run("requests", _requests, plan.edge_partitions, crew)
+    shuffle.run("nodes", _nodes, plan.groups, crew)
+    shuffle.run("verified", _verified, plan.edge_partitions, crew)
+    shuffle.run("near", _near, 1, crew)
 
 
 def _keys(shuffle: Shuffle, group: int) -> None:

@@ -13,7 +13,7 @@ its own counts.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,8 @@ _START, _END = "\x02", "\x03"  # no cleaned text holds them
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _BATCH_CHARACTERS = 1 << 16
 _CONTEXT_BITS = max(TABLE_BITS)
+
+_SAMPLES = pa.schema([(name, pa.int64()) for name in ("cell", "count", "context")])
 
 Counts = NDArray[np.uint32]
 Figures = NDArray[np.float32]
@@ -193,6 +195,27 @@ def _packed(texts: Sequence[str], scripts: NDArray[np.int64]) -> list[NDArray[np
                 packed[1:] |= cells[order - 1][:-1]
             parts[order].append(packed.view(np.uint64))
     return [np.concatenate(part) for part in parts]
+
+
+def encode_samples(samples: Sequence[Sample]) -> bytes:
+    """Samples as an Arrow stream, with four batches for each: three orders, then the characters."""
+    buffer = io.BytesIO()
+    with pa.ipc.new_stream(buffer, _SAMPLES) as writer:
+        for found in samples:
+            for columns in zip(found.cells, found.counts, found.contexts, strict=True):
+                writer.write_batch(pa.record_batch([*columns], schema=_SAMPLES))
+            scripts = np.arange(len(SCRIPTS))
+            writer.write_batch(pa.record_batch([scripts, found.characters, scripts], schema=_SAMPLES))
+    return buffer.getvalue()
+
+
+def decode_samples(data: bytes) -> Iterator[Sample]:
+    """The inverse of `encode_samples`."""
+    batches = iter(pa.ipc.open_stream(pa.BufferReader(data)))
+    for first in batches:
+        orders = [first, *(next(batches) for _ in TABLE_BITS[1:])]
+        cells, counts, contexts = ([order[name].to_numpy() for order in orders] for name in _SAMPLES.names)
+        yield Sample(cells, [each.astype(np.uint32) for each in counts], contexts, next(batches)["count"].to_numpy())
 
 
 def sampled(texts: Sequence[str], share: float) -> NDArray[np.bool_]:

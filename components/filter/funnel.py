@@ -6,20 +6,18 @@ import csv
 import io
 from collections import Counter
 
+from components.core.ledger import Ledger
 from components.filter.params import FilterParams
-from components.filter.verdict import REASONS, STAGES
+from components.filter.verdict import STAGES
 
 FIRST_STAGE = "ingest"
 COLUMNS = ("stage", "rows", "dropped", "reasons")
 
 
-def funnel_csv(rows_by_code: Counter[int], params: FilterParams) -> bytes:
-    """One line for each stage in order: rows left after it, rows dropped in it, and these by reason.
-
-    `rows_by_code` counts rows by reason code (KEPT included). Counts by source stand in the dataset's ledger.
-    """
-    rows_by_reason = Counter({(*REASONS, *params.classifiers)[code]: rows for code, rows in rows_by_code.items()})
-    left = rows_by_code.total()
+def funnel_csv(ledger: Ledger, params: FilterParams) -> bytes:
+    """One line for each stage in order: rows left after it, rows dropped in it, and these by reason."""
+    rows_by_reason = sum(ledger.dropped.values(), Counter[str]())
+    left = ledger.rows_in.total()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

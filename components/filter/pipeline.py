@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from components.core import storage
-from components.core.build import ShardOutput, ShardTask, build_dataset
-from components.core.errors import InputError
-from components.core.execute import end_if_orphaned, map_ordered
+from components.core.build import ShardOutput, ShardTask, build_ahead, build_dataset, open_finished
+from components.core.crew import Crew
+from components.core.errors import InputError, MissingFile
+from components.core.execute import end_if_orphaned
 from components.core.fingerprint import code_digest, digest_json
+from components.core.ledger import Ledger
 from components.core.manifest import Dataset
 from components.core.records import SCHEMA, reject_records
 from components.core.step import Context
@@ -31,13 +33,13 @@ from components.filter.classification import SCORE
 from components.filter.contamination import Reference
 from components.filter.domains import read_blocked
 from components.filter.duplicate_shuffle import find_exact, find_near
-from components.filter.fluency import Sample, Trigrams, sample
+from components.filter.fluency import Trigrams, sample
 from components.filter.judgement import judge, read_judgement
 from components.filter.normalise import clean_table
 from components.filter.params import FilterParams
 from components.filter.semantic_shuffle import find_semantic, partition_count
 from components.filter.shuffle import ROW_BITS, ROW_MASK, Shuffle
-from components.filter.verdict import CODES, KEPT, REASONS, Verdict
+from components.filter.verdict import CODES, REASONS, Verdict
 
 if TYPE_CHECKING:
     from components.training.encoder import Encoder
@@ -46,7 +48,10 @@ PHASES = "_phases"
 
 
 def run(context: Context) -> None:
-    """Filter `ingest` into `output`. Raises InputError if there is nothing to filter or nothing left."""
+    """Filter `ingest` into `output`, or do a part of a stage ahead of that.
+
+    Raises InputError if there is nothing to filter or nothing left.
+    """
     params = context.section(FilterParams)
     ingest = Dataset.open(context.inputs["ingest"])
     if not ingest.rows:
@@ -77,32 +82,69 @@ def run(context: Context) -> None:
         near=near,
         semantic_partitions=partition_count(model.dims, ingest.rows, budget) if model else 0,
     )
-    fluency_uri = _count_fluency(context, params, shuffle) if params.fluency else None
-    _judge_shards(context, params, shuffle, reference, fluency_uri)
-    find_exact(shuffle, context.workers, context.progress)
-    if near.threshold is not None:
-        find_near(shuffle, context.workers, context.progress)
-    if model:
-        find_semantic(shuffle, params.semantic_duplicates, model, context.workers, context.progress)
-    settled = _settle(context, shuffle)
+    made_from = digest_json([judged, ingest.digest])
+    finished = partial(
+        open_finished, context.outputs["output"], "filter", fingerprint, made_from, workers=context.workers
+    )
+    output = finished()
+    if output is None:
+        try:
+            output = _filter(context, params, shuffle, reference, model, fingerprint, made_from)
+        except MissingFile:  # of another run with the same inputs that has finished, and tidied up
+            output = finished()
+            if output is None:
+                raise
+    if output is None:
+        return
+    storage.remove_tree(shuffle.area)
+    if not context.part:
+        storage.write_bytes(context.outputs["funnel"], funnel.funnel_csv(output.ledger, params))
+        _check_sources(context, ingest, output.ledger, (*REASONS, *params.classifiers))
 
-    counts: dict[str, Counter[int]] = {}
-    for shard in settled:
-        for source, codes in shard["codes"].items():
-            counts.setdefault(source, Counter()).update({int(code): rows for code, rows in codes.items()})
-    storage.write_bytes(context.outputs["funnel"], funnel.funnel_csv(sum(counts.values(), Counter()), params))
-    refusal = _check_sources(context, ingest, counts, (*REASONS, *params.classifiers))
 
+def _filter(
+    context: Context,
+    params: FilterParams,
+    shuffle: Shuffle,
+    reference: Reference,
+    model: Encoder | None,
+    fingerprint: str,
+    made_from: str,
+) -> Dataset | None:
+    """All phases, then the shards; a part of a stage goes as far as its stage, and commits nothing.
+
+    What earlier stages should have done costs a stage a look at each phase, and is done where it is missing.
+    """
+    part = context.part
+    stage, signs = (part.stage, f"{part.stage}-{part.count}") if part else (None, "")
+    with Crew(context.workers, context.progress, part, storage.join(shuffle.phase("signs"), signs)) as crew:
+        fluency_uri = _count_fluency(params, shuffle, crew) if params.fluency else None
+        _judge_shards(params, shuffle, reference, fluency_uri, crew, wait=stage != "judge")
+        if stage == "judge":
+            return None
+        find_exact(shuffle, crew)
+        if stage == "exact":
+            return None
+        if shuffle.near.threshold is not None:
+            find_near(shuffle, crew)
+        if model:
+            find_semantic(shuffle, params.semantic_duplicates, model, crew)
+        if stage == "near":
+            return None
+        shuffle.run("settled", _settle_group, shuffle.plan.groups, crew, wait=not part)
+    groups = part.own(range(shuffle.plan.groups)) if part else range(shuffle.plan.groups)
     tasks = [
-        ShardTask(shard.name, digest_json([shard.sha256, made["digest"]]), number)
-        for number, (shard, made) in enumerate(zip(ingest.shards, settled, strict=True))
+        ShardTask(shuffle.shards[number].name, digest_json([shuffle.shards[number].sha256, digest]), number)
+        for group in groups
+        for number, digest in zip(shuffle.plan.shards_of(group), _settled(shuffle, group), strict=True)
     ]
     progress = context.progress("write", len(tasks), "shards")
     work = partial(_write_shard, shuffle=shuffle, params=params)
-    build_dataset(context.outputs["output"], "filter", tasks, work, fingerprint, context.workers, progress)
-    storage.remove_tree(shuffle.area)
-    if refusal:  # only now, so that the rejected rows can be looked at
-        raise InputError(refusal)
+    given = (context.outputs["output"], "filter", tasks, work, fingerprint, context.workers, progress)
+    if not part:
+        return build_dataset(*given, made_from=made_from)
+    build_ahead(*given)
+    return None
 
 
 def _semantic_model(params: FilterParams) -> Encoder | None:
@@ -127,45 +169,48 @@ def _reference(context: Context, params: FilterParams) -> Reference:
     return Reference.of(suite_texts(tasks), params.contamination.near, params.near_duplicates.shingles)
 
 
-def _count_fluency(context: Context, params: FilterParams, shuffle: Shuffle) -> str:
+def _count_fluency(params: FilterParams, shuffle: Shuffle, crew: Crew) -> str:
     """Count the trigrams of a sample of the corpus, once; returns where they are."""
     assert params.fluency is not None
-    uri = storage.join(shuffle.area, f"fluency-{shuffle.judge_fingerprint[:16]}.arrow")
+    uri = storage.join(shuffle.area, "fluency", f"{shuffle.judge_fingerprint[:16]}.arrow")
     if not storage.exists(uri):
-        shards = shuffle.shards
-        model = Trigrams(params.fluency.sample_texts / (2 * sum(shard.rows for shard in shards)))
-        work = partial(_sample_shard, shuffle=shuffle, share=model.share)
-        with context.progress("sample", len(shards), "shards") as bar:
-            for found in map_ordered(work, range(len(shards)), min(context.workers, len(shards))):
-                model.add(found)
-                bar.advance()
-        storage.write_bytes(uri, model.to_bytes())
+        share = params.fluency.sample_texts / (2 * sum(shard.rows for shard in shuffle.shards))
+        shuffle.run("sample", partial(_sample_group, share=share), shuffle.plan.groups, crew)
+        crew.finish("trigrams", partial(_add_samples, shuffle, share, uri), [uri])
     return uri
 
 
-def _sample_shard(number: int, shuffle: Shuffle, share: float) -> Sample:
-    return sample(shuffle.ingest.read_shard(shuffle.shards[number], ["text", "text_pos", "text_pair"]), share)
+def _sample_group(shuffle: Shuffle, group: int, share: float) -> None:
+    columns = ["text", "text_pos", "text_pair"]
+    shards = [shuffle.shards[number] for number in shuffle.plan.shards_of(group)]
+    found = [sample(shuffle.ingest.read_shard(shard, columns), share) for shard in shards]
+    end_if_orphaned()
+    storage.write_bytes(shuffle.place("sample", group), fluency.encode_samples(found))
+
+
+def _add_samples(shuffle: Shuffle, share: float, uri: str, number: int) -> None:
+    model = Trigrams(share)
+    for place in shuffle.places("sample", shuffle.plan.groups):
+        for found in fluency.decode_samples(storage.read_bytes(place)):
+            model.add(found)
+    end_if_orphaned()
+    storage.write_bytes(uri, model.to_bytes())
 
 
 def _judge_shards(
-    context: Context, params: FilterParams, shuffle: Shuffle, reference: Reference, fluency_uri: str | None
+    params: FilterParams, shuffle: Shuffle, reference: Reference, fluency_uri: str | None, crew: Crew, wait: bool
 ) -> None:
     reference_uri = storage.join(shuffle.area, f"reference-{reference.digest[:16]}.arrow")
-    done = {info.uri for info in storage.list_files(storage.join(shuffle.area, "judge"))}
-    rows = [shard.rows for shard in shuffle.shards]
-    pending = [number for number in range(len(rows)) if shuffle.judgement(number) not in done]
-    if pending and not storage.exists(reference_uri):
+    if not storage.exists(reference_uri):
         reference.write(reference_uri)
     work = partial(_judge_shard, shuffle=shuffle, params=params, reference_uri=reference_uri, fluency_uri=fluency_uri)
-    with context.progress("judge", sum(rows)) as bar:
-        bar.advance(sum(rows) - sum(rows[number] for number in pending))
-        for number in map_ordered(work, pending, min(context.workers, max(1, len(pending)))):
-            bar.advance(rows[number])
+    rows = [shard.rows for shard in shuffle.shards]
+    crew.finish("judge", work, [shuffle.judgement(number) for number in range(len(rows))], rows, "rows", wait=wait)
 
 
 def _judge_shard(
     number: int, shuffle: Shuffle, params: FilterParams, reference_uri: str, fluency_uri: str | None
-) -> int:
+) -> None:
     table = shuffle.ingest.read_shard(shuffle.shards[number])
     fluent = None
     if fluency_uri is not None and params.fluency is not None:
@@ -173,7 +218,6 @@ def _judge_shard(
     judgement = judge(table, params, _read_reference(reference_uri), fluent)
     end_if_orphaned()
     storage.write_bytes(shuffle.judgement(number), judgement.to_bytes())
-    return number
 
 
 @lru_cache(maxsize=1)
@@ -186,23 +230,16 @@ def _read_trigrams(uri: str) -> Trigrams:
     return Trigrams.from_bytes(storage.read_bytes(uri))
 
 
-def _settle(context: Context, shuffle: Shuffle) -> list[dict[str, Any]]:
-    """What is decided about every shard: counts by source and reason code, and a digest of it all."""
-    shuffle.run("settled", _settle_group, shuffle.plan.groups, context.workers, context.progress)
-    files = shuffle.places("settled", shuffle.plan.groups)
-    return [shard for uri in files for shard in json.loads(storage.read_bytes(uri))]
-
-
 def _settle_group(shuffle: Shuffle, group: int) -> None:
-    settled = []
-    for number in shuffle.plan.shards_of(group):
-        decided = _decide(shuffle, number)
-        codes: dict[str, Counter[int]] = {}
-        for source, code in zip(decided.sources, decided.verdict.codes.tolist(), strict=True):
-            codes.setdefault(source, Counter())[code] += 1
-        settled.append({"codes": codes, "digest": decided.digest})
+    """A digest of all that is decided about each shard of a group."""
+    digests = [_decide(shuffle, number).digest for number in shuffle.plan.shards_of(group)]
     end_if_orphaned()
-    storage.write_bytes(shuffle.place("settled", group), json.dumps(settled).encode())
+    storage.write_bytes(shuffle.place("settled", group), json.dumps(digests).encode())
+
+
+def _settled(shuffle: Shuffle, group: int) -> list[str]:
+    digests: list[str] = json.loads(storage.read_bytes(shuffle.place("settled", group)))
+    return digests
 
 
 @dataclass(frozen=True)
@@ -277,17 +314,15 @@ def _write_shard(task: ShardTask, shuffle: Shuffle, params: FilterParams) -> lis
     return [ShardOutput(kept_table, rejected, Counter(table["source"].to_pylist()), dict(stats))]
 
 
-def _check_sources(
-    context: Context, ingest: Dataset, counts: Mapping[str, Counter[int]], reasons: Sequence[str]
-) -> str | None:
-    """Say how many rows stay; warn of each source that loses every row. Returns what is wrong if all do."""
-    kept = sum(codes[KEPT] for codes in counts.values())
-    for source, codes in sorted(counts.items()):
-        if not codes[KEPT]:
-            code, rows = min(codes.items(), key=lambda item: (-item[1], item[0]))
-            line = f"source {source}: all {codes.total():,} rows were dropped, {rows:,} of them for {reasons[code]!r}"
-            if not kept:
-                return f"{ingest.uri}: no row is left to train on; {line}"
+def _check_sources(context: Context, ingest: Dataset, ledger: Ledger, reasons: Sequence[str]) -> None:
+    """Say how many rows stay, and warn of each source that loses every row. Raises InputError if all do."""
+    kept = ledger.rows_out.total()
+    for source, rows_in in sorted(ledger.rows_in.items()):
+        if not ledger.rows_out[source]:
+            dropped = ledger.dropped[source]
+            reason, rows = min(dropped.items(), key=lambda item: (-item[1], reasons.index(item[0])))
+            line = f"source {source}: all {rows_in:,} rows were dropped, {rows:,} of them for {reason!r}"
+            if not kept:  # said only now that the dataset is there, so that the rejected rows can be looked at
+                raise InputError(f"{ingest.uri}: no row is left to train on; {line}")
             context.log(f"warning: {line}")
     context.log(f"{kept:,} of {ingest.rows:,} rows kept")
-    return None

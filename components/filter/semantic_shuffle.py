@@ -1,13 +1,14 @@
 """The phases that find semantic duplicates among the rows that are still kept, between `near` and `settled`.
 
-`semantic_cells` learns the cells from the rows of smallest rank, `semantic_rows` puts every row with its vector into
-the parts of its cells, `semantic_pairs` compares the rows of a cell, and `semantic`, one task, finds the clusters. The
-first two run in the step's own process, which alone has the store of vectors; texts are encoded by its workers.
+`semantic_cells`, one task, learns the cells from the rows of smallest rank, `semantic_rows` puts every row with its
+vector into the parts of its cells, `semantic_pairs` compares the rows of a cell, and `semantic`, one task, finds the
+clusters. The first two run in the step's own process, which alone has the store of vectors; texts are encoded by its
+workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.core import storage
 from components.core.arrays import read_array, write_array
+from components.core.crew import Crew
 from components.core.exchange import read_partition
-from components.core.progress import Progress
 from components.filter import semantic
 from components.filter.cluster_shuffle import PAIRS_WITH_COSINE, write_cluster_losers
 from components.filter.judgement import read_judgement
@@ -51,24 +51,21 @@ def find_semantic(
     shuffle: Shuffle,
     params: SemanticDuplicateParams,
     encoder: Encoder,
-    workers: int,
-    progress: Callable[[str, float, str], Progress],
+    crew: Crew,
 ) -> None:
     """Run the phases; `semantic` then holds the losers."""
-    cells = shuffle.place("semantic_cells", 0)
-    if not storage.exists(cells):
-        write_array(cells, _learn(shuffle, encoder, workers))
-    centroids = read_array(cells)
-    done = {info.uri for info in storage.list_files(shuffle.phase("semantic_rows"))}
-    with progress("embed", sum(shard.rows for shard in shuffle.shards), "rows") as bar:
-        for group in range(shuffle.plan.groups):
-            if shuffle.place("semantic_rows", group) not in done:
-                _place_rows(shuffle, encoder, centroids, group, workers, bar)
-            else:
-                bar.advance(sum(shuffle.shards[shard].rows for shard in shuffle.plan.shards_of(group)))
+    learn = partial(_cells, encoder=encoder, workers=crew.workers)
+    shuffle.run("semantic_cells", learn, 1, crew, workers=1)
+    centroids = read_array(shuffle.place("semantic_cells", 0))
+    embed = partial(_place_rows, encoder=encoder, centroids=centroids, workers=crew.workers)
+    shuffle.run("semantic_rows", embed, shuffle.plan.groups, crew, workers=1)
     search = partial(_pairs, threshold=params.threshold, dims=encoder.dims)
-    shuffle.run("semantic_pairs", search, shuffle.semantic_partitions, workers, progress)
-    shuffle.run("semantic", partial(_clusters, max_cluster=params.max_cluster), 1, 1, progress)
+    shuffle.run("semantic_pairs", search, shuffle.semantic_partitions, crew)
+    shuffle.run("semantic", partial(_clusters, max_cluster=params.max_cluster), 1, crew)
+
+
+def _cells(shuffle: Shuffle, number: int, encoder: Encoder, workers: int) -> None:
+    write_array(shuffle.place("semantic_cells", number), _learn(shuffle, encoder, workers))
 
 
 def _learn(shuffle: Shuffle, encoder: Encoder, workers: int) -> Floats:
@@ -91,7 +88,7 @@ def _learn(shuffle: Shuffle, encoder: Encoder, workers: int) -> Floats:
     return semantic.learn_cells(np.concatenate(parts)[np.argsort(np.concatenate(ranks), kind="stable")], count)
 
 
-def _place_rows(shuffle: Shuffle, encoder: Encoder, centroids: Floats, group: int, workers: int, bar: Progress) -> None:
+def _place_rows(shuffle: Shuffle, group: int, encoder: Encoder, centroids: Floats, workers: int) -> None:
     """Write the kept rows of a group's shards with their vectors, by the part that their cell belongs to."""
     schema, partitions = _schema(encoder.dims), shuffle.semantic_partitions
     with shuffle.write("semantic_rows", group, schema, partitions) as rounds:
@@ -105,7 +102,6 @@ def _place_rows(shuffle: Shuffle, encoder: Encoder, centroids: Floats, group: in
             for cell in semantic.nearest_cells(vectors, centroids).T.astype(np.uint64):
                 hashed = mix(kind + cell)
                 rounds.add(pa.table([pa.array(hashed), *row], schema=schema), partition_of(hashed, partitions))
-            bar.advance(len(table))
 
 
 def _pairs(shuffle: Shuffle, partition: int, threshold: float, dims: int) -> None:

@@ -17,11 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.core import storage
+from components.core.crew import Crew
 from components.core.exchange import Rounds, read_partition, write_exchange
-from components.core.execute import map_ordered
 from components.core.fingerprint import digest_json
 from components.core.manifest import Dataset, Shard
-from components.core.progress import Progress
 from components.filter.params import NearDuplicateParams
 from components.filter.shuffle_plan import ShufflePlan
 
@@ -87,16 +86,12 @@ class Shuffle:
         phase: str,
         work: Callable[[Shuffle, int], None],
         count: int,
-        workers: int,
-        progress: Callable[[str, float, str], Progress],
+        crew: Crew,
+        workers: int | None = None,
+        wait: bool = True,
     ) -> None:
         """Do the tasks 0 ≤ number < `count` of a phase that have no file yet; `work` writes `place(phase, number)`."""
-        done = {info.uri for info in storage.list_files(self.phase(phase))}
-        pending = [number for number in range(count) if self.place(phase, number) not in done]
-        with progress(phase, count, "tasks") as bar:
-            bar.advance(count - len(pending))
-            for _ in map_ordered(partial(work, self), pending, min(workers, max(1, len(pending)))):
-                bar.advance()
+        crew.finish(phase, partial(work, self), self.places(phase, count), workers=workers, wait=wait)
 
     @contextmanager
     def write(self, phase: str, number: int, schema: pa.Schema, partitions: int) -> Iterator[Rounds]:
