@@ -26,7 +26,7 @@ from pipelines.component import (
     step_component,
 )
 from pipelines.control import finish, record
-from pipelines.placement import place, place_on_gpus, place_step
+from pipelines.placement import limit, place, place_on_gpus, place_step
 
 FOLDER = Path(__file__).parent
 PARAMS = read_params(FOLDER.parent / "params.yaml")
@@ -164,8 +164,7 @@ def full(
         where = {"root": storage_root, "repository": repository, "git_sha": git_sha, "recipe": recipe}
         task = record(**told, **where, **results)
         place(task, "record", hours=6).set_display_name("record").set_caching_options(False)
-        task.set_cpu_limit(data_cpu)
-        task.set_memory_limit(data_memory)
+        limit(task, data_cpu, data_memory)
 
 
 if __name__ == "__main__":

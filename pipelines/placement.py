@@ -48,17 +48,25 @@ def place_step(task: Any, step: Step, cpu: Any, memory: Any, stage: str = "") ->
     """Place the task of a step or of one of its stages."""
     place(task, step.name, step.hours)
     task.set_display_name(f"{step.name}: {stage}" if stage else step.name)
-    task.set_cpu_limit(cpu)
-    task.set_memory_limit(memory)
+    limit(task, cpu, memory)
     # training resumes from its checkpoints and finds its own result; what is volatile has to look again
     task.set_caching_options(not step.volatile and not step.parallel)
     return task
+
+
+def limit(task: Any, cpu: Any, memory: Any) -> None:
+    """Cores and memory by parameters of the pipeline."""
+    task.set_cpu_limit(cpu)
+    task.set_memory_limit(memory)
+    # the SDK does not see that a task in a loop or in an exit handler needs them handed on
+    task.register_pipeline_channels([cpu, memory])
 
 
 def place_on_gpus(task: Any, gpus: Any) -> Any:
     """GPUs of the task's own pod, and memory that the processes on them share."""
     task.set_accelerator_type("nvidia.com/gpu")
     task.set_accelerator_limit(gpus)
+    task.register_pipeline_channels([gpus])
     kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory")
     kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
     return task

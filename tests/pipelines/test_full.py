@@ -92,6 +92,15 @@ def fanned(step: Step) -> dict[str, Any]:
     return found  # type: ignore[no-any-return]
 
 
+def test_every_value_that_a_task_takes_from_around_it_is_handed_to_what_it_stands_in() -> None:
+    groups = [ROOT, *(each for each in SPEC["components"].values() if "dag" in each)]
+    for group in groups:
+        given = set(group.get("inputDefinitions", {}).get("parameters", {}))
+        for name, task in group["dag"]["tasks"].items():
+            taken = [each.get("componentInputParameter") for each in task["inputs"]["parameters"].values()]
+            assert {each for each in taken if each} <= given, name
+
+
 def test_each_stage_of_a_data_step_is_a_loop_that_waits_for_the_one_before() -> None:
     for step in (step for step in chain.steps() if step.stages):
         tasks = fanned(step)
