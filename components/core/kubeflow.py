@@ -108,8 +108,12 @@ class Pipelines:
         A server for several users wants a namespace: the one given, of the SDK's context file, or of this pod. Raises
         UsageError if there is no host or no namespace, PipelinesError if the host does not answer as the API does.
         """
-        import kfp_server_api
-
+        try:
+            import kfp_server_api
+        except ImportError:
+            raise UsageError(
+                "kfp-server-api is not installed; install the extra: pip install 'embedmill[cluster]'"
+            ) from None
         context = _context()
         host = _host(host)
         configuration = kfp_server_api.Configuration(host=host)

@@ -12,7 +12,7 @@ import click
 
 from components.core.command import params_options
 from components.core.errors import Interrupted, UsageError
-from components.core.kubeflow import ENDPOINT_KEY, TOKEN_FILE_KEY, TOKEN_KEY, Pipelines
+from components.core.kubeflow import ENDPOINT_KEY, TOKEN_FILE_KEY, TOKEN_KEY, Pipelines, PipelinesError
 from components.submit.follow import check_ended_well, follow
 from components.submit.package import Package, by_name_only
 from components.submit.parameters import IMAGE, TRAIN_IMAGE, recipe_name, sections_of_run, values_of_run
@@ -67,10 +67,12 @@ def _submit(
     click.echo(url)
     if not wait:
         return
+    again = f"embedmill submit {pipeline} --name {name} --host {pipelines.host} --wait"
     try:
         run = follow(pipelines, run.id, interval, _log)
+    except PipelinesError as error:
+        raise PipelinesError(f"{error}; the run goes on, follow it again: {again}", error.status) from None
     except KeyboardInterrupt:
-        again = f"embedmill submit {pipeline} --name {name} --host {pipelines.host} --wait"
         end = f"curl -X POST {pipelines.host}/apis/v2beta1/runs/{run.id}:terminate"
         raise Interrupted(f"the run goes on; follow it again: {again}; end it on its page, or: {end}") from None
     check_ended_well(run, url, _log)

@@ -129,10 +129,8 @@ class Package:
 
 
 def by_name_only(reference: str) -> bool:
-    """Whether an image comes from a registry by a name that may mean another one tomorrow."""
-    registry = reference.partition("/")[0]
-    remote = "/" in reference and ("." in registry or ":" in registry or registry == "localhost")
-    return remote and "@sha256:" not in reference
+    """Whether an image comes from a registry, by a name that may mean another one tomorrow."""
+    return "/" in reference and "@sha256:" not in reference
 
 
 def _is_pipeline(document: dict[str, Any]) -> bool:

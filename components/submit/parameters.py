@@ -84,6 +84,8 @@ def values_of_run(
     for name in given:
         if name in sections:
             raise UsageError(f"--param {name}: a section of params.yaml; use --set {name}.KEY=VALUE")
+        if name in (IMAGE, TRAIN_IMAGE):
+            raise UsageError(f"--param {name}: use --{name.replace('_', '-')}, which changes the containers too")
     values: dict[str, Parameter] = {name: json.dumps(value, ensure_ascii=False) for name, value in sections.items()}
     values |= {**images, **{name: declared[name].parse(name, text) for name, text in given.items()}}
     _refuse_local([(f"--param {name}", str(values.get(name) or "")) for name in (FEEDBACK, STORAGE_ROOT)])

@@ -151,6 +151,7 @@ def test_the_data_version_is_that_of_the_step_sources(server: Server, s3: S3Buck
         (["--param", "nodes=two"], "--param nodes=two: expected a whole number"),
         (["--param", "nodes"], "--param nodes: expected NAME=VALUE"),
         (["--param", "filter={}"], "--param filter: a section of params.yaml; use --set filter.KEY=VALUE"),
+        (["--param", "train_image=a"], "--param train_image: use --train-image, which changes the containers too"),
         (["--param", "storage_root=out"], "--param storage_root: out is a path of this machine"),
     ],
 )
@@ -257,6 +258,15 @@ def test_a_run_of_this_name_is_followed_and_not_started_again(server: Server) ->
     assert (first[1], len(fake.runs)) == (again[1], 1)
     assert again[2][0] == "submit: a run mine is there already (pending); nothing is started"
     assert again[2][-1] == "submit: run succeeded"
+
+
+def test_a_token_that_ends_while_it_waits_is_said_with_how_to_go_on(server: Server) -> None:
+    fake, host = server
+    fake.fault("401", 1, lambda line: line.startswith("GET /apis/v2beta1/runs/"))
+    code, _, messages = submit(FULL, "--wait", "--name", "mine")
+    assert (code, len(messages)) == (3, 1)
+    again = f"the run goes on, follow it again: embedmill submit {FULL} --name mine --host {host} --wait"
+    assert messages[0].startswith(f"embedmill: {host}: not logged in (HTTP 401)") and messages[0].endswith(again)
 
 
 def test_an_interrupt_leaves_the_run_alone(server: Server) -> None:
