@@ -117,7 +117,7 @@ class ApiServer:
                 if refused > REFUSED_TOKENS:
                     raise InputError(f"the Kubernetes API refuses this pod's credentials ({trouble})") from None
                 self.remind("API", f"the Kubernetes API does not answer ({trouble}); trying again")
-                wait(max(delay, trouble.after))
+                wait(max(delay, min(trouble.after, self.pace.longest)))
                 delay = min(2 * delay, self.pace.longest)
 
     def remind(self, topic: str, line: str) -> None:

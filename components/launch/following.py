@@ -22,7 +22,8 @@ from components.launch.podlog import Container
 
 TAIL_LINES = 50
 STEP_CODES = tuple(error.exit_code for error in (UsageError, InputError, GateRefused, Interrupted))
-LOST_PEER_CODES = (1, 143)  # torchrun's when another node is gone or it is told to stop
+# of a node that lost another (1), was told to stop and did (5), or had not yet learnt how to (143)
+LOST_PEER_CODES = (1, Interrupted.exit_code, 143)
 KILLED_CODE = 137
 
 
@@ -150,9 +151,9 @@ class Following:
             return
         if event == "DELETED":
             raise JobFailed(f"{self.title}: somebody deleted it while it ran")
-        self.job, self.state = job, self.kind.state(job)
-        if self.state.phase in ("waiting", "going"):
-            self._say_once(f"{self.title}: {self.state.words}" if self.state.words else "")
+        before, self.job, self.state = self.state, job, self.kind.state(job)
+        if self.state.phase == "waiting" and self.state != before:
+            self.log(f"{self.title}: {self.state.words}")
 
     def _see_pod(self, event: str, pod: Object) -> None:
         metadata, status = pod["metadata"], pod.get("status", {})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from components.core.errors import EmbedmillError, GateRefused, InputError, Interrupted, UsageError
@@ -53,17 +54,17 @@ class _Launcher:
         self.path = f"{self.jobs}/{job.name}"
         self.title = f"{kind.name} {job.name}"
         self.wait: Wait = stop.wait
-        self.followed = False
+        self.uid = ""
 
     def run(self) -> None:
         try:
             self._run()
-        except Interrupted:
-            self._leave("told to stop")
+        except (Interrupted, BrokenPipeError):  # or nobody listens any more
+            self._leave()
             raise Interrupted(f"{self.title}: stopped; run again, it goes on from its last checkpoint") from None
         except ApiError as error:
-            if self.followed:  # it can be followed no longer, so it is not left to itself either
-                self._leave("it cannot be followed")
+            if self.uid:  # it can be followed no longer, so it is not left to itself either
+                self._leave()
             raise self._refusal(error) from None
 
     def _run(self) -> None:
@@ -71,7 +72,7 @@ class _Launcher:
         while True:
             metadata = self._create_or_adopt(attempt)["metadata"]
             attempt = int(metadata["annotations"].get(ATTEMPT, "1"))
-            self.followed = True
+            self.uid = metadata["uid"]
             following = Following(self.kind, self.api, self.title, metadata, self.log, self.inbox, self.wait)
             failure = following.to_the_end()
             again = failure is not None and attempt < ATTEMPTS and failure.exit_code not in FINAL_CODES
@@ -84,7 +85,7 @@ class _Launcher:
             if not again:
                 raise failure
             self.log(f"{failure}; creating it again, once")
-            attempt += 1
+            attempt, self.uid = attempt + 1, ""
 
     def _create_or_adopt(self, attempt: int) -> Object:
         """The job in the cluster: created, or found there with the same digest."""
@@ -142,9 +143,11 @@ class _Launcher:
             self.api.remind("deletion", f"{self.title}: waiting until its pods are gone")
             delay = min(2 * delay, self.pace.longest)
 
-    def _leave(self, why: str) -> None:
-        """Delete what this launcher has made or adopted, as far as the time between a signal and SIGKILL allows."""
-        self.log(f"{self.title}: {why}; deleting it")
+    def _leave(self) -> None:
+        """Delete what this launcher has made or adopted, as far as the time between a signal and SIGKILL allows.
+
+        The first thing it does is to ask for it, as it may be the last.
+        """
         self.api.pace = replace(self.pace, answer=min(self.pace.answer, FAREWELL_ANSWER_SECONDS))
         deadline = time.monotonic() + self.pace.farewell
 
@@ -154,14 +157,24 @@ class _Launcher:
             time.sleep(seconds)
 
         self.wait = wait
-        try:
-            found = self._find()
-            if found is not None and (found["metadata"].get("annotations") or {}).get(SPEC) == self.digest:
-                self._delete(found["metadata"]["uid"])
-                self._wait_until_gone(found["metadata"]["uid"])
-        except (TimeoutError, EmbedmillError) as error:
-            reason = str(error) or "no time is left"
-            self.log(f"{self.title}: may still be there ({reason}): kubectl delete {self.kind.plural} {self.job.name}")
+        with suppress(BrokenPipeError):
+            try:
+                uid = self.uid or self._uid_of_ours()
+                if uid:
+                    self._delete(uid)
+                    self.log(f"{self.title}: told to stop, or unable to follow it; being deleted")
+                    self._wait_until_gone(uid)
+            except (TimeoutError, EmbedmillError) as error:
+                reason = str(error) or "no time is left"
+                remedy = f"kubectl delete {self.kind.plural} {self.job.name}"
+                self.log(f"{self.title}: may still be there ({reason}): {remedy}")
+
+    def _uid_of_ours(self) -> str:
+        """The job whose creation was under way; empty if there is none."""
+        found = self._find()
+        if found is None or (found["metadata"].get("annotations") or {}).get(SPEC) != self.digest:
+            return ""
+        return str(found["metadata"]["uid"])
 
     def _refusal(self, error: ApiError) -> EmbedmillError:
         if error.kind_unknown:

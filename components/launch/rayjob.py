@@ -91,6 +91,7 @@ def _template(job: Job, role: str, container: str, resources: Object, shared_gib
     spec: Object = {
         "serviceAccountName": ACCOUNT,
         "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,

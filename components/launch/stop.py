@@ -1,7 +1,14 @@
-"""SIGTERM and SIGINT as a request that is acted on between two calls of the API, never in the middle of one."""
+"""A request to stop that is acted on between two calls of the API, never in the middle of one.
+
+Requests are SIGTERM, SIGINT and the end of the process that started this one: Kubeflow Pipelines runs a command through
+a launcher that passes no signal on. When a run is terminated, that launcher ends at once, the container ends with it,
+and what can still be done is done in the milliseconds between.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -9,33 +16,40 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from components.core.errors import Interrupted
+from components.core.lock import PR_SET_PDEATHSIG
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SLICE_SECONDS = 0.1
 
 
 class Stop:
-    """Inside the `with`, the first signal is a request to stop; a second one acts as it would outside."""
+    """Inside the `with`, a request is heard once; a second SIGINT acts as it would outside, for people in a hurry."""
 
     def __init__(self, told: Callable[[Callable[[], None]], None]) -> None:
         """`told` is called with `check` when a stop is requested: inside a signal handler, so it must not lock."""
         self.requested = False
         self._told = told
-        self._before: dict[int, Any] = {}
+        self._parent = os.getppid()
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stop:
-        self._before = {number: signal.signal(number, self._request) for number in _SIGNALS}
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._request)
+        _at_parents_death(signal.SIGHUP)
+        if os.getppid() != self._parent:  # it ended before that took effect
+            self._request(signal.SIGHUP, None)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
+        _at_parents_death(0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def check(self) -> None:
         """Raise Interrupted if a stop is requested."""
         if self.requested:
-            raise Interrupted("stopped by a signal")
+            raise Interrupted("told to stop")
 
     def wait(self, seconds: float) -> None:
         """Wait that long. Raises Interrupted as soon as a stop is requested."""
@@ -46,10 +60,13 @@ class Stop:
             self.check()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and os.getppid() == self._parent:
+            return  # only the thread that started this process has ended
         self.requested = True
-        self._restore()
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
         self._told(self.check)
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+
+def _at_parents_death(number: int) -> None:
+    """Have Linux send this signal when the process that started this one ends; 0 for none."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)

@@ -27,11 +27,15 @@ JOB = Job(
 class Launcher:
     """A launcher at work: its lines as they come, and how it ends."""
 
-    def __init__(self, kubeconfig: Path, kind: str = "train", **changes: object) -> None:
-        fields = {**vars(JOB), **changes}
+    def __init__(self, kubeconfig: Path, kind: str = "train", below_another: bool = False, **changes: object) -> None:
+        """With `below_another`, `process` is one that has started the launcher and waits for it."""
+        command = [sys.executable, "-m", "tests.launch.process", kind, json.dumps({**vars(JOB), **changes})]
+        if below_another:
+            command = [sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])", *command]
         self.lines: list[str] = []
+        self._deaf = threading.Event()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.launch.process", kind, json.dumps(fields)],
+            command,
             cwd=PROJECT,
             env={**os.environ, "KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(PROJECT)},
             stdout=subprocess.PIPE,
@@ -54,6 +58,10 @@ class Launcher:
         self._reader.join(PATIENCE_SECONDS)
         return code
 
+    def stop_listening(self) -> None:
+        """Close the reading end of its output after the next line, as when the process above it ends."""
+        self._deaf.set()
+
     def marked(self, rank: object) -> list[str]:
         """The lines of a rank, without its mark."""
         return [line.removeprefix(f"[{rank}] ") for line in self.lines if line.startswith(f"[{rank}] ")]
@@ -62,6 +70,9 @@ class Launcher:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
+            if self._deaf.is_set():
+                self.process.stdout.close()
+                return
 
 
 def main() -> None:

@@ -397,6 +397,38 @@ def test_a_signal_between_the_job_and_its_answer_leaves_nothing(cluster: FakeKub
     assert gone(cluster)
 
 
+def test_a_second_sigterm_does_not_end_the_deletion(cluster: FakeKubernetes, launch: Launch) -> None:
+    launcher = launch()
+    cluster.job()
+    launcher.wait_for("created")
+    cluster.trouble("status", times=5, status=503)
+    launcher.process.terminate()
+    cluster.until(lambda: any(line.startswith("DELETE") for line in cluster.seen))
+    launcher.process.terminate()
+    assert launcher.end() == 5
+    assert gone(cluster)
+
+
+def test_the_end_of_whoever_started_the_launcher_deletes_the_job(cluster: FakeKubernetes, launch: Launch) -> None:
+    launcher = launch(below_another=True)
+    cluster.job()
+    cluster.start_nodes(NAME)
+    launcher.wait_for("created")
+    launcher.process.kill()
+    cluster.until(lambda: gone(cluster))
+
+
+def test_a_launcher_that_nobody_listens_to_deletes_the_job(cluster: FakeKubernetes, launch: Launch) -> None:
+    launcher = launch()
+    cluster.job()
+    pods = cluster.start_nodes(NAME)
+    cluster.write(pods[0], "heard")
+    launcher.wait_for("heard")
+    launcher.stop_listening()
+    cluster.write(pods[0], *(["unheard"] * 100))
+    cluster.until(lambda: gone(cluster))
+
+
 def test_pods_that_do_not_end_in_time_are_named(cluster: FakeKubernetes, launch: Launch) -> None:
     launcher = launch()
     cluster.job()
