@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ from components.core.kubeflow import CANCELED, ENDED, FAILED, SKIPPED, SUCCEEDED
 # What the platform adds to each task for itself.
 PLUMBING = ("-driver", "-executor")
 INNER = ("root", "executor", "driver")
+# Argo numbers the attempts of a task that may be tried again, `task(1)`, and what it makes of a list, `task(1:item)`.
+ATTEMPT, ITEM = re.compile(r"\(\d+\)$"), re.compile(r"\(\d+:.*\)$")
 RUNNING, PENDING = "RUNNING", "PENDING"
 STYLES = {SUCCEEDED: "green", FAILED: "red", CANCELED: "red", RUNNING: "yellow", SKIPPED: "dim", PENDING: "dim"}
 
@@ -41,13 +44,13 @@ class Line:
 
 def lines_of(tasks: Sequence[Task]) -> list[Line]:
     """The tasks as a tree, those of one name in one line; flat where the API does not tell which task holds which."""
-    shown = [task for task in tasks if not _is_plumbing(task) or task.state == FAILED]
+    shown = [task for task in tasks if not _is_plumbing(task)]
     known = {task.id for task in shown}
 
     def below(parents: set[str | None], path: tuple[str, ...]) -> Iterator[Line]:
         held = [task for task in shown if (task.parent if task.parent in known else None) in parents]
-        for name in dict.fromkeys(task.name for task in held):
-            same = [task for task in held if task.name == name]
+        for name in dict.fromkeys(ITEM.sub("", task.name) for task in held):
+            same = [task for task in held if ITEM.sub("", task.name) == name]
             ended = sum(task.state in ENDED for task in same)
             yield Line((*path, name), _state([task.state for task in same]), ended, len(same))
             yield from below({task.id for task in same}, (*path, name))
@@ -83,7 +86,12 @@ def check_ended_well(run: Run, url: str, log: Log) -> None:
     """Say which tasks failed and why. Raises RunFailed unless the run has succeeded."""
     if run.state == SUCCEEDED:
         return
-    failed = [task for task in run.tasks if task.state == FAILED]
+    recovered = {task.name for task in run.tasks if task.state == SUCCEEDED}
+    failed = [
+        task
+        for task in run.tasks
+        if task.state == FAILED and not (ATTEMPT.search(task.name) and ATTEMPT.sub("", task.name) in recovered)
+    ]
     holders = {task.parent for task in failed}
     causes = [task for task in failed if task.id not in holders]  # who holds a failed task has failed for it
     for task in causes:
@@ -104,7 +112,10 @@ def _state(states: Sequence[str]) -> str:
 
 
 def _is_plumbing(task: Task) -> bool:
-    return task.name in INNER or task.name.endswith(PLUMBING)
+    """Whether people are better off without a task: a driver that has not failed, an attempt."""
+    if ATTEMPT.search(task.name):
+        return True
+    return task.state != FAILED and (task.name in INNER or task.name.endswith(PLUMBING))
 
 
 def _view(log: Log) -> Any:

@@ -181,6 +181,9 @@ def test_no_host_and_hosts_that_are_something_else(
     fake.fault("page")
     with pytest.raises(PipelinesError, match="no Kubeflow Pipelines API there"):
         Pipelines.connect(host)
+    fake.fault("login")
+    with pytest.raises(PipelinesError, match=r"not logged in \(HTTP 302\)"):
+        Pipelines.connect(host)
     with pytest.raises(PipelinesError, match="HTTP 404: Not Found"):
         Pipelines.connect(f"{host}/elsewhere")
     monkeypatch.setenv(kubeflow.ENDPOINT_KEY, host)

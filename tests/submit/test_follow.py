@@ -35,6 +35,21 @@ def test_tasks_whose_holders_are_not_told_stand_side_by_side() -> None:
     assert [(line.path, line.state) for line in lines_of(tasks)] == [(("a",), "SUCCEEDED"), (("b",), "RUNNING")]
 
 
+def test_attempts_are_not_shown_and_items_of_a_list_are_one_line() -> None:
+    attempts = [task("ingest(0)", "FAILED", error="evicted"), task("ingest(1)", "SUCCEEDED")]
+    items = [task("iteration-item(0:1/2)", "SUCCEEDED"), task("iteration-item(1:2/2)", "RUNNING")]
+    tasks = [task("ingest", "SUCCEEDED"), *attempts, *items, task("filter", "FAILED", error="out of memory")]
+    assert lines_of(tasks) == [
+        Line(("ingest",), "SUCCEEDED", 1, 1),
+        Line(("iteration-item",), "RUNNING", 1, 2),
+        Line(("filter",), "FAILED", 1, 1),
+    ]
+    said: list[str] = []
+    with pytest.raises(RunFailed, match=r"^run mine failed in filter: "):
+        check_ended_well(Run("1", "mine", "FAILED", tuple(tasks)), "http://page", said.append)
+    assert said == ["filter failed: out of memory"]
+
+
 @pytest.mark.parametrize(
     ("states", "state"),
     [
