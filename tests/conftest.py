@@ -12,7 +12,7 @@ import pytest
 
 from components.core import environment
 
-pytest_plugins = ["tests.fixtures.ray_cluster", "tests.fixtures.seaweed"]
+pytest_plugins = ["tests.fixtures.nodes", "tests.fixtures.ray_cluster", "tests.fixtures.seaweed"]
 
 PROJECT = Path(__file__).resolve().parents[1]
 
