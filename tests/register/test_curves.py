@@ -95,6 +95,7 @@ def test_register_makes_the_live_run_the_child_of_the_pipelines_run(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
+    monkeypatch.setenv("EMBEDMILL_RUN_ID", "workflow-7")
     write_run(project)
     with Curves("pretrain", "fingerprint", {"epochs": 2, "dims": [8, 4]}, pytest.fail) as live:
         live.add(1, {"loss/retri_contrast": 4.5, "lr": 0.1, "tokens_per_second": 1e6})
@@ -110,8 +111,13 @@ def test_register_makes_the_live_run_the_child_of_the_pipelines_run(
     assert child.data.metrics["pairs/kept"] == 5
     assert child.data.params == {"epochs": "2", "dims": "[8,4]"}
     assert len(runs("finetune")) == 1  # which nobody drew: made of the log
+    assert child.data.tags["kfp.run_id"] == "workflow-7"
+    (pipeline,) = runs("pipeline")
+    assert (pipeline.info.run_id, pipeline.data.tags["kfp.run_id"]) == (version["run_id"], "workflow-7")
+    monkeypatch.setenv("EMBEDMILL_RUN_ID", "workflow-8")
     assert register() == version
     assert len(runs("pretrain")) == 1
+    assert runs("pipeline")[0].data.tags["kfp.run_id"] == "workflow-8", "the one that found it last"
 
 
 def test_another_model_of_the_same_training_gets_a_child_of_its_own(

@@ -21,7 +21,9 @@ def start(processes: int, said: Path, main: Callable[..., int], *arguments: obje
     # the processes meet at a store that is here, as torchrun keeps one for its own
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    variables = [{**address, "WORLD_SIZE": str(processes), "RANK": str(rank)} for rank in range(processes)]
+    variables = [
+        {**os.environ, **address, "WORLD_SIZE": str(processes), "RANK": str(rank)} for rank in range(processes)
+    ]
     forks = [context.Process(target=_run, args=(said, own, main, arguments)) for own in variables]
     for fork in forks:
         fork.start()

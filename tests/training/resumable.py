@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from components.core import storage
 from components.core.errors import Interrupted
 from components.training.checkpoint import Cadence, Checkpoints
 from components.training.corpus import ABSENT
@@ -74,27 +75,29 @@ def make(kind: str, folder: Path, world: World) -> tuple[Trainee, SidedTokens, l
     )
 
 
-def killer(folder: Path, world: World, step: int, number: int, ranks: Sequence[int]) -> Callable[..., None]:
+def killer(
+    folder: Path, mirror: str | None, world: World, step: int, number: int, ranks: Sequence[int]
+) -> Callable[..., None]:
     """Sends this process the signal once; after the first steps, when there is something to go on from."""
-    mark = folder / f"killed-{world.rank}"
+    mark, kept = folder / f"killed-{world.rank}", mirror or str(folder / "checkpoints")
 
     def curves(done: int, figures: Mapping[str, float]) -> None:
         if done == step and world.rank in ranks and not mark.exists():
             mark.touch()
-            while step and not any(folder.glob("checkpoints/0*/COMPLETE")):
+            while step and not any(info.uri.endswith("COMPLETE") for info in storage.list_files(kept)):
                 time.sleep(0.01)
             os.kill(os.getpid(), number)
 
     return curves
 
 
-def main(kind: str, folder: Path, fate: Sequence[int]) -> int:
+def main(kind: str, folder: Path, fate: Sequence[int], mirror: str | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     use_threads(1)
     world = World.from_environment()
     trainee, tokens, phases, negatives = make(kind, folder, world)
-    checkpoints = Checkpoints(folder / "checkpoints", "run", world=world)
-    monitor = Monitor(curves=killer(folder, world, *fate[:2], fate[2:])) if fate else Monitor()
+    checkpoints = Checkpoints(folder / "checkpoints", "run", world=world, mirror=mirror)
+    monitor = Monitor(curves=killer(folder, mirror, world, *fate[:2], fate[2:])) if fate else Monitor()
     start = checkpoints.latest()
     if start is None:
         negatives.begin(vectors_of(trainee.vectors, tokens))

@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.seaweed import S3Bucket
 from tests.training import forks, resumable
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def start(kind: str, folder: Path, *fate: int, processes: int = 1) -> int:
+def start(kind: str, folder: Path, *fate: int, processes: int = 1, mirror: str | None = None) -> int:
     """Train in processes of their own; the exit code of the first that did not end well, or 0."""
     folder.mkdir(exist_ok=True)
-    return next(filter(None, forks.start(processes, folder, resumable.main, kind, folder, fate)), 0)
+    return next(filter(None, forks.start(processes, folder, resumable.main, kind, folder, fate, mirror)), 0)
 
 
 def torchrun(kind: str, folder: Path, *fate: int) -> int:
@@ -49,6 +50,16 @@ def test_a_process_that_was_killed_goes_on(kind: str, tmp_path: Path) -> None:
     assert found == {**expected, "resumed": True}
     assert expected["negatives"]["replaced_in_all"] > 5
     assert expected["negatives"]["minings"] > 1
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_here_it_goes_on_elsewhere(processes: int, s3: S3Bucket, tmp_path: Path) -> None:
+    assert start("static", tmp_path / "undisturbed", processes=processes) == 0
+    fate = (14, signal.SIGKILL, *range(processes))
+    assert start("static", tmp_path / "here", *fate, processes=processes, mirror=s3.uri) != 0
+    assert start("static", tmp_path / "elsewhere", processes=processes, mirror=s3.uri) == 0
+    expected, found = results(tmp_path / "undisturbed"), results(tmp_path / "elsewhere")
+    assert found == [{**one, "resumed": True} for one in expected]
 
 
 def test_one_of_two_is_killed_and_torchrun_starts_both_again(tmp_path: Path) -> None:
