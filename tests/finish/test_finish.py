@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
+from google.protobuf import json_format
+from kfp.local import io, placeholder_utils
+from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
+from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.core import kubeflow, tracking
 from components.core.errors import EmbedmillError, InputError, UsageError
 from components.finish import webhook
 from components.finish.command import finish
 from components.finish.status import Status
+from tests.conftest import PROJECT
 from tests.fixtures.mlflow_server import serving
 
 # As kfp's local runner passes it, and as the server does (the latter in ML Metadata's words, with an empty error).
@@ -213,3 +219,31 @@ def test_mlflow_that_is_away_fails_the_step_after_the_webhook_was_told(
     assert str(result.exception) == f"MLflow at {address}: cannot be reached"
     assert [body["state"] for _, body in box.came] == ["SUCCEEDED"]
     assert box.came[0][1]["links"] == {}
+
+
+@pytest.mark.parametrize(("told", "ended"), [("SUCCEEDED", "FINISHED"), ("FAILED", "FAILED")])
+def test_the_task_of_the_pipeline_is_understood_as_kfps_own_runner_fills_it_in(told: str, ended: str) -> None:
+    documents = list(yaml.load_all((PROJECT / "pipelines/full.yaml").read_text(), Loader=yaml.CSafeLoader))
+    spec = json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
+    container = documents[0]["deploymentSpec"]["executors"]["exec-finish"]["container"]
+    task = spec.root.dag.tasks["finish"]
+    store = io.IOStore()
+    for name in ("recipe", "git_sha", "webhook"):
+        store.put_parent_input(name, "")
+    (chain,) = task.dependent_tasks
+    store.put_task_status(chain, told)
+    line = placeholder_utils.replace_placeholders(
+        full_command=[*container["command"], *container["args"]],
+        executor_input_dict={
+            "inputs": {"parameterValues": OrchestratorUtils.make_task_arguments(task.inputs, store)},
+            "outputs": {"outputFile": "executor_output.json"},
+        },
+        pipeline_resource_name="embedmill-1",
+        task_resource_name="finish-1",
+        pipeline_root="root",
+        unique_pipeline_id="unique",
+    )
+    assert line[:2] == ["embedmill", "finish"]
+    assert CliRunner().invoke(finish, line[2:]).exit_code == 0
+    (run,) = runs()
+    assert (run.info.status, run.info.run_name, run.data.tags["kfp.run_id"]) == (ended, "embedmill-1", "unique")
