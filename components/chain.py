@@ -10,7 +10,10 @@ from components.core.step import Step
 
 ORDER = ("sources", "ingest", "filter", "score", "pretrain", "finetune", "export", "evaluate", "register", "report")
 # Sections of commands that are no step of the chain: section name → "module:class".
-EXTRA = {"flywheel": "components.flywheel.params:FlywheelParams"}
+EXTRA = {
+    "flywheel": "components.flywheel.params:FlywheelParams",
+    "sweep": "components.sweep.params:SweepParams",
+}
 
 
 @lru_cache(maxsize=len(ORDER))

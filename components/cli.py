@@ -30,6 +30,7 @@ AROUND = {
     "search": "components.search.command:search",
     "serve": "components.serve.command:serve",
     "flywheel": "components.flywheel.command:flywheel",
+    "sweep": "components.sweep.command:sweep",
     "pod": "components.pod.command:pod",
     "submit": "components.submit.command:submit",
     "finish": "components.finish.command:finish",
