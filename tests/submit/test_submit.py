@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components import chain
 from components.core.kubeflow import TOKEN_KEY
 from components.core.settings import read_params
 from tests.conftest import PROJECT
@@ -58,7 +59,7 @@ def test_parameters_arrive_typed_and_complete(server: Server, project: Path) -> 
     assert [each["display_name"] for each in fake.experiments.values()] == ["mine"]
     given, params = fake.parameters, read_params(project / "params.yaml")
     params["run"]["seed"], params["filter"]["languages"] = 7, ["zh"]
-    sections = [name for name in params if name != "flywheel"]
+    sections = [name for name in params if name not in chain.EXTRA]
     assert {name: json.loads(given.pop(name)) for name in sections} == {name: params[name] for name in sections}
     more = {"nodes": 2, "data_cpu": "4", "recipe": "", "data_version": "", "git_sha": head(project)}
     assert given == {**more, "image": DATA, "train_image": TRAIN}
