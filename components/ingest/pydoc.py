@@ -41,7 +41,7 @@ class PydocPart:
     @property
     def megabytes(self) -> float:
         """Size of its source files."""
-        return sum(module.path.stat().st_size for module in self.modules) / 1e6
+        return sum(module.size for module in self.modules) / 1e6
 
 
 def pydoc_parts(source: ResolvedSource, held_out: bool) -> list[tuple[str, PydocPart]]:
@@ -52,7 +52,7 @@ def pydoc_parts(source: ResolvedSource, held_out: bool) -> list[tuple[str, Pydoc
     params = source.params
     modules = [module for each in source.inputs for module in _modules_of(each.uri)]
     modules = [module for module in modules if is_held_out(module.name, params.holdout) == held_out]
-    number = sum(module.path.stat().st_size for module in modules) // SHARD_BYTES + 1
+    number = sum(module.size for module in modules) // SHARD_BYTES + 1
     share = (params.holdout if held_out else 1 - params.holdout) / number
     parts: list[list[Module]] = [[] for _ in range(number)]
     for module in modules:

@@ -7,10 +7,9 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
-from components.core.installed import Module
+from components.core.installed import Module, read_source
 from components.ingest.docstrings import split_docstring
 
 # Borders between words: dots and underscores; a capital after a small letter or digit; the last capital of an
@@ -57,7 +56,7 @@ def documented_objects(module: Module) -> list[DocObject]:
     depth = next((i for i, part in enumerate(parts) if part.startswith("_")), len(parts))
     public = ".".join(parts[:depth])
     shared = _imported_names(module, public) if depth < len(parts) else frozenset("*")
-    source = module.path.read_bytes()
+    source = module.read()
     if not shared or (b'"""' not in source and b"'''" not in source):
         return []  # a docstring with a body has several lines
     tree = parse(source)
@@ -139,17 +138,17 @@ def _listed_in_all(tree: ast.Module) -> frozenset[str]:
 def _imported_names(module: Module, package: str) -> frozenset[str]:
     """What `package` imports from `module` or from a package between them; `*` for all that the module lists."""
     names: set[str] = set()
-    for origin, imported in _imports(str(Path(module.root, *package.split("."), "__init__.py")), package):
+    for origin, imported in _imports(module.root, package):
         if f"{module.name}.".startswith(f"{origin}."):
             names |= imported
     return frozenset(names)
 
 
 @lru_cache(maxsize=512)
-def _imports(path: str, package: str) -> tuple[tuple[str, frozenset[str]], ...]:
+def _imports(root: str, package: str) -> tuple[tuple[str, frozenset[str]], ...]:
     """The `from origin import names` of a package's `__init__.py`; none if there is no such file that parses."""
     try:
-        tree = parse(Path(path).read_bytes())
+        tree = parse(read_source(root, f"{package.replace('.', '/')}/__init__.py"))
     except (OSError, SyntaxError, ValueError):
         return ()
     found = []
