@@ -17,7 +17,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -100,24 +100,28 @@ class Checkpoints:
         The state may change as soon as this returns. An earlier checkpoint is finished first. Raises InputError if this
         or the earlier one cannot be written.
         """
-        self.wait()
+        self._written()
         if not self._world.main:
             return
         # what lies on a GPU is not in this memory yet, so all of it is counted
         if sum(tensor.nbytes for tensor in state.tensors.values()) > _COPY_SHARE * free_bytes():
             self._save(step, state, best)
-            self.wait()
         else:
             values = json.loads(json.dumps(state.values))
             self._begin(self._save, step, State(_copied(state.tensors), values), best)
 
     def save(self, step: int, state: State, best: int | None = None) -> None:
-        """``start``, and wait until the checkpoint counts."""
+        """``start``, and wait until the checkpoint counts, in the mirror too if that can be."""
         self.start(step, state, best)
         self.wait()
 
     def wait(self) -> None:
-        """Return when nothing is being written. Raises InputError if what was written last could not be."""
+        """Return when nothing is being written or copied. Raises InputError if what was written last could not be."""
+        self._written()
+        if self._mirror is not None:
+            self._mirror.settle()
+
+    def _written(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -133,11 +137,14 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish what is being written; after a failure, whatever came of it."""
+        """Finish what is being written; after a failure also what is being copied, whatever came of either."""
         if kind is None:
-            self.wait()
-        elif self._thread is not None:
+            self._written()
+            return
+        if self._thread is not None:
             self._thread.join()
+        if self._mirror is not None:
+            self._mirror.settle()
 
     def latest(self) -> State | None:
         """The newest state whose marker vouches for every file and carries this fingerprint, or None.
@@ -201,13 +208,14 @@ class Checkpoints:
         finished = self._finished()
         own = [folder for folder in finished if int(folder.name) <= step and _fingerprint(folder) == self.fingerprint]
         kept = {*own[-self._keep :], *(folder for folder in own if int(folder.name) == best)}
-        for folder in finished:
-            if folder not in kept:
-                (folder / _MARKER).unlink(missing_ok=True)  # first, so that a part of it is no checkpoint
-                shutil.rmtree(folder)
+        copying: Sequence[Path] = ()
         if self._mirror is not None:
             names = {folder.name for folder in kept}
-            self._mirror.hold(sorted(kept), names if best is None else {*names, f"{best:08d}"})
+            copying = self._mirror.follow(sorted(kept), names if best is None else {*names, f"{best:08d}"})
+        for folder in finished:
+            if folder not in kept and folder not in copying:
+                (folder / _MARKER).unlink(missing_ok=True)  # first, so that a part of it is no checkpoint
+                shutil.rmtree(folder)
 
     def _newest(self) -> State | None:
         for left in self._folder.glob(f"{_PARTIAL}*"):

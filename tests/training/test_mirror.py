@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,29 @@ def test_an_upload_that_fails_is_said_once_and_made_up_for(
     assert len(said) == 1
     assert values(Checkpoints(tmp_path / "second", "run", mirror=uri)) == 3
     assert Checkpoints(tmp_path / "second", "run", mirror=uri).read(2).values == {"log": [2]}
+
+
+def test_nothing_waits_for_a_slow_server_and_what_it_copies_stays(
+    s3: S3Bucket, tmp_path: Path, machines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, let, upload = threading.Event(), threading.Event(), storage.upload
+
+    def slowly(source: str | Path, uri: str) -> None:
+        begun.set()
+        assert let.wait(30)
+        upload(source, uri)
+
+    monkeypatch.setattr(storage, "upload", slowly)
+    first = machines("first", keep=1)
+    first.start(1, state(1))
+    assert begun.wait(30)
+    for step in (2, 3, 4):
+        first.start(step, state(step))
+    with first:
+        pass  # the end of a training does not wait either
+    here = {path.name for path in (tmp_path / "first").iterdir()}
+    assert here == {"00000001", "00000004"}
+    let.set()
+    first.wait()
+    assert mirrored(s3) == files(4)
+    assert values(machines("second", keep=1)) == 4
