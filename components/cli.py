@@ -29,6 +29,7 @@ AROUND = {
     "calibrate": "components.calibrate.command:calibrate",
     "search": "components.search.command:search",
     "serve": "components.serve.command:serve",
+    "record": "components.record.command:record",
     "flywheel": "components.flywheel.command:flywheel",
     "sweep": "components.sweep.command:sweep",
     "pod": "components.pod.command:pod",
