@@ -159,10 +159,6 @@ class Pipelines:
         """A run by its id, with its tasks."""
         return _run(self._read(lambda: self._runs.run_service_get_run(run_id, _request_timeout=TIMEOUT_SECONDS)))
 
-    def terminate(self, run_id: str) -> None:
-        """Ask for the end of a run."""
-        self._read(lambda: self._runs.run_service_terminate_run(run_id, _request_timeout=TIMEOUT_SECONDS))
-
     def create_run(
         self, name: str, experiment: str, package: Mapping[str, Any], parameters: Mapping[str, Parameter]
     ) -> Run:
@@ -186,7 +182,6 @@ class Pipelines:
 
         Two callers at the same moment may still start one each; who can be two claims the name first.
         """
-
         for number in range(ATTEMPTS):
             found = self.find_run(name)
             if found is not None:

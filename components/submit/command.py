@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -67,7 +68,7 @@ def _submit(
     click.echo(url)
     if not wait:
         return
-    again = f"embedmill submit {pipeline} --name {name} --host {pipelines.host} --wait"
+    again = f"embedmill submit {pipeline} --name {shlex.quote(name)} --host {pipelines.host} --wait"
     try:
         run = follow(pipelines, run.id, interval, _log)
     except PipelinesError as error:

@@ -225,10 +225,14 @@ def test_a_run_tells_its_state_and_its_tasks_as_they_started(server: tuple[FakeK
     ]
 
 
-def test_a_run_can_be_ended(server: tuple[FakeKfp, str]) -> None:
-    pipelines = Pipelines.connect(server[1])
+def test_a_run_that_somebody_ended_or_deleted_is_told(server: tuple[FakeKfp, str]) -> None:
+    fake, host = server
+    pipelines = Pipelines.connect(host)
     run = pipelines.start_run("batch-1", "embedmill", package(), {})
-    pipelines.terminate(run.id)
-    assert pipelines.run(run.id).state == kubeflow.CANCELED
-    with pytest.raises(PipelinesError, match="HTTP 404: Run none not found"):
-        pipelines.run("none")
+    fake.runs[run.id]["state"] = "CANCELING"
+    ended = pipelines.run(run.id)
+    assert (ended.state, ended.ended) == (kubeflow.CANCELED, True)
+    del fake.runs[run.id]
+    with pytest.raises(PipelinesError, match="HTTP 404: Run .* not found") as raised:
+        pipelines.run(run.id)
+    assert (raised.value.status, raised.value.transient) == (404, False)

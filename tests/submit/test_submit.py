@@ -16,6 +16,7 @@ import yaml
 
 from components import chain
 from components.core.kubeflow import TOKEN_KEY
+from components.core.recipes import HOME_KEY, lay_recipe
 from components.core.settings import read_params
 from tests.conftest import PROJECT
 from tests.fixtures.fake_kfp import TOKEN, FakeKfp, fake_kfp
@@ -76,7 +77,15 @@ def test_a_run_without_images_keeps_those_of_the_pipeline_whose_bytes_are_as_com
     assert "image" not in fake.parameters
 
 
-def test_a_recipe_lies_under_what_was_set(server: Server, project: Path) -> None:
+def as_pods_have_it(fake: FakeKfp, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether pods, which lay the recipe over the defaults of their image, end with the very sections that they got."""
+    monkeypatch.setenv(HOME_KEY, str(PROJECT))
+    known = [name for name in chain.sections() if name in fake.parameters]
+    sent = {name: json.loads(fake.parameters[name]) for name in known}
+    return lay_recipe(fake.parameters["recipe"], sent) == sent
+
+
+def test_a_recipe_lies_under_what_was_set(server: Server, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake, _ = server
     params = (project / "params.yaml").read_text().replace("  vocab_size: 16000", "  vocab_size: 9000")
     (project / "params.yaml").write_text(params)
@@ -87,11 +96,12 @@ def test_a_recipe_lies_under_what_was_set(server: Server, project: Path) -> None
     assert (pretrain["vocab_size"], pretrain["matryoshka"]["dims"]) == (9000, [128, 64, 32])
     assert finetune["retrieval"]["batch_size"] == 64
     assert fake.parameters["recipe"] == "tiny"
+    assert as_pods_have_it(fake, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["a file", "back to the default"])
 def test_a_recipe_that_pods_would_lay_in_another_way_is_only_in_the_sections(
-    server: Server, tmp_path: Path, kind: str
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     fake, _ = server
     recipe, options = "tiny", ["--set", "pretrain.vocab_size=16000"]
@@ -105,6 +115,7 @@ def test_a_recipe_that_pods_would_lay_in_another_way_is_only_in_the_sections(
     assert fake.parameters["recipe"] == ""
     pretrain = json.loads(fake.parameters["pretrain"])
     assert (pretrain["vocab_size"], pretrain["min_frequency"]) == (16000, 9 if kind == "a file" else 3)
+    assert as_pods_have_it(fake, monkeypatch)
 
 
 def test_the_data_version_is_that_of_the_step_sources(server: Server, s3: S3Bucket, project: Path) -> None:
