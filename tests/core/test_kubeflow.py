@@ -233,6 +233,6 @@ def test_a_run_that_somebody_ended_or_deleted_is_told(server: tuple[FakeKfp, str
     ended = pipelines.run(run.id)
     assert (ended.state, ended.ended) == (kubeflow.CANCELED, True)
     del fake.runs[run.id]
-    with pytest.raises(PipelinesError, match="HTTP 404: Run .* not found") as raised:
+    with pytest.raises(PipelinesError, match=r"HTTP 404: Run .* not found") as raised:
         pipelines.run(run.id)
     assert (raised.value.status, raised.value.transient) == (404, False)
