@@ -18,6 +18,7 @@ from components.launch.kind import Kind, State, waiting
 
 GROUP = "ray.io"
 VERSION = "v1"
+RAY = "2.60.0"  # in the image; KubeRay has to know, or its probes want wget there
 JOB_LABEL = "embedmill.dev/job"
 ROLE_LABEL = "embedmill.dev/role"
 HEAD = "ray-head"
@@ -57,6 +58,7 @@ def manifest(job: Job, workers: int) -> Object:
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": KEEP_SECONDS,
             "rayClusterSpec": {
+                "rayVersion": RAY,
                 "headGroupSpec": {
                     # the dashboard is where the job is submitted; a NetworkPolicy keeps others away
                     "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0", **_objects(1)},

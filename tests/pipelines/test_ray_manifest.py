@@ -14,7 +14,7 @@ import pytest
 from components import chain
 from components.core.command import parse_sections, step_command
 from components.core.settings import override
-from tests.pipelines.rendered import Pod, pods, render
+from tests.pipelines.rendered import LAUNCHED, Pod, pods, render
 
 STEPS = {"ingest": ["sources", "ingest"], "filter": ["filter"], "score": ["score"]}
 DATA = "s3://embedmill/data"
@@ -133,7 +133,9 @@ def test_rays_open_ports_are_closed_to_all_but_the_cluster_and_its_operator() ->
     assert not [each for each in dashboard["from"] if stranger.selected(each["podSelector"])]
 
 
-def test_the_version_of_ray_is_the_one_that_is_installed() -> None:
+@pytest.mark.parametrize("target", ("ray/ingest", LAUNCHED))
+def test_the_version_of_ray_is_the_one_that_is_installed(target: str) -> None:
     import ray
 
-    assert job("ingest")["spec"]["rayClusterSpec"]["rayVersion"] == ray.__version__
+    (made,) = [each for each in render(target) if each["kind"] == "RayJob"]
+    assert made["spec"]["rayClusterSpec"]["rayVersion"] == ray.__version__
