@@ -7,19 +7,22 @@ dissimilar, and the name of a class is seldom like its members.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from components.core import storage
 from components.core.arrays import read_array, write_array
-from components.core.build import ShardOutput, ShardTask, build_dataset
-from components.core.errors import InputError
-from components.core.fingerprint import code_digest, digest_json
+from components.core.build import ShardOutput, ShardTask, build_ahead, build_dataset, open_finished
+from components.core.errors import InputError, MissingFile
+from components.core.execute import map_ordered
+from components.core.fingerprint import code_digest, digest_json, json_document
 from components.core.manifest import Dataset, Shard
 from components.core.progress import Progress
 from components.core.records import SCHEMA, reject_records
@@ -29,47 +32,60 @@ from components.score.histogram import THRESHOLDED, Counts, count_bins, histogra
 from components.score.scores import Scores, Teachers, score_tables
 
 # Shards are scored together up to this many rows, whose texts and vectors are in memory at once; a single shard may be
-# larger. Texts that come again in a later group are found in the store of vectors.
+# larger. Texts that come again in a later group are found in the store of vectors. Pods share groups.
 GROUP_ROWS = 100_000
 # Scores of finished shards wait here, inside the output, until the dataset is committed.
 SCORES = "_scores"
+# The report that the manifest keeps, for a run that finds the dataset made.
+HISTOGRAM = "histogram"
 COLUMNS = ["task", "text", "text_pos", "text_pair", "lang"]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A shard and the file with the cosine of each row: NaN without a teacher, infinite where a text has no vector."""
+    """A shard and the two files that scoring it leaves, the second one last.
+
+    `scores` holds the cosine of each row: NaN without a teacher, infinite where a text has no vector. `counts` holds
+    them by bin, and the digests of the teachers by language.
+    """
 
     shard: Shard
     scores: str
+    counts: str
 
 
 def run(context: Context) -> None:
-    """Score `filter` into `output`.
+    """Score `filter` into `output`, or some of its shards ahead of that.
 
     Raises InputError if no row is left, UsageError for an unknown teacher (before any work, if its language occurs).
     """
     params = context.section(ScoreParams)
     dataset = Dataset.open(context.inputs["filter"])
     teachers = Teachers(params)
-    for lang in sorted(params.teachers):
-        if dataset.stats.get(f"lang.{lang}"):
-            teachers[lang]
+    used = {lang: teachers[lang].digest for lang in _languages(dataset, params)}
     code = code_digest("components.core", "components.score", "components.training")
-    area = storage.join(context.outputs["output"], SCORES)
-    counts: Counts = {}
-    with context.progress("score", dataset.rows) as bar:
-        tasks = [
-            task
-            for group in _groups(dataset.shards)
-            for task in _score_group(group, dataset, teachers, area, code, counts, context.workers, bar)
-        ]
-    storage.write_bytes(context.outputs["histogram"], histogram_csv(counts, params))
     fingerprint = digest_json([params.model_dump(mode="json"), code])
-    work = partial(_write_shard, dataset=dataset, params=params)
-    progress = context.progress("write", len(tasks), "shards")
-    output = build_dataset(context.outputs["output"], "score", tasks, work, fingerprint, context.workers, progress)
+    made_from = digest_json([dataset.digest, used])
+    area = storage.join(context.outputs["output"], SCORES)
+    finished = partial(
+        open_finished, context.outputs["output"], "score", fingerprint, made_from, workers=context.workers
+    )
+    output = finished()
+    if output is None:
+        scored = [_place(shard, area, [code, used]) for shard in dataset.shards]
+        try:
+            output = _score(context, params, dataset, teachers, scored, fingerprint, made_from)
+        except MissingFile:  # of another run with the same inputs that has finished, and tidied up
+            output = finished()
+            if output is None:
+                raise
+    if output is None:
+        return
+    if not context.part:
+        storage.write_bytes(context.outputs["histogram"], output.reports[HISTOGRAM].encode())
     storage.remove_tree(area)
+    if context.part:
+        return
     if not output.rows:
         raise InputError(f"{dataset.uri}: no row is left to train on; lower score.thresholds ({params.thresholds})")
     dropped, unscored = dataset.rows - output.rows, int(output.stats.get("unscored", 0))
@@ -78,53 +94,90 @@ def run(context: Context) -> None:
     )
 
 
-def _groups(shards: Sequence[Shard]) -> Iterator[list[Shard]]:
-    group: list[Shard] = []
-    for shard in shards:
-        if group and sum(each.rows for each in group) + shard.rows > GROUP_ROWS:
+def _languages(dataset: Dataset, params: ScoreParams) -> list[str]:
+    """The languages of the rows that have a teacher: as the filter has counted them, or by looking at every row."""
+    counted = {name.removeprefix("lang.") for name in dataset.stats if name.startswith("lang.")}
+    if not counted:
+        counted = {lang for shard in dataset.shards for lang in dataset.read_shard(shard, ["lang"])["lang"].to_pylist()}
+    return sorted(counted & params.teachers.keys())
+
+
+def _place(shard: Shard, area: str, depends: object) -> Scored:
+    stem = storage.join(area, f"{shard.name}-{digest_json([shard.sha256, depends])[:16]}")
+    return Scored(shard, f"{stem}.npy", f"{stem}.json")
+
+
+def _score(
+    context: Context,
+    params: ScoreParams,
+    dataset: Dataset,
+    teachers: Teachers,
+    scored: Sequence[Scored],
+    fingerprint: str,
+    made_from: str,
+) -> Dataset | None:
+    """Scores of the shards, taken from an interrupted run or made now, then the shards; of a part its own groups."""
+    part = context.part
+    groups = list(_groups(scored))
+    if part:
+        groups = list(part.own(groups))
+    scored = [each for group in groups for each in group]
+    there = {info.uri for info in storage.list_files(storage.join(context.outputs["output"], SCORES))}
+    with context.progress("score", sum(each.shard.rows for each in scored)) as bar:
+        for group in groups:
+            pending = [each for each in group if each.counts not in there]
+            bar.advance(sum(each.shard.rows for each in group) - sum(each.shard.rows for each in pending))
+            if pending:
+                _score_shards(pending, dataset, teachers, context.workers, bar)
+    counts: Counts = {}
+    tasks = []
+    uris = [each.counts for each in scored]
+    for each, data in zip(scored, map_ordered(_read_json, uris, min(context.workers, max(1, len(uris)))), strict=True):
+        tasks.append(ShardTask(each.shard.name, digest_json([each.shard.sha256, data["teachers"]]), each))
+        for teacher, task, bins in data["counts"]:
+            counts[teacher, task] = counts.get((teacher, task), 0) + np.array(bins, np.int64)
+    work = partial(_write_shard, dataset=dataset, params=params)
+    progress = context.progress("write", len(tasks), "shards")
+    given = (context.outputs["output"], "score", tasks, work, fingerprint, context.workers, progress)
+    if part:
+        build_ahead(*given)
+        return None
+    histogram = histogram_csv(counts, params)
+    storage.write_bytes(context.outputs["histogram"], histogram)
+    return build_dataset(*given, made_from=made_from, reports={HISTOGRAM: histogram.decode()})
+
+
+def _groups(scored: Sequence[Scored]) -> Iterator[list[Scored]]:
+    group: list[Scored] = []
+    for each in scored:
+        if group and sum(other.shard.rows for other in group) + each.shard.rows > GROUP_ROWS:
             yield group
             group = []
-        group.append(shard)
+        group.append(each)
     if group:
         yield group
 
 
-def _score_group(
-    group: Sequence[Shard],
-    dataset: Dataset,
-    teachers: Teachers,
-    area: str,
-    code: str,
-    counts: Counts,
-    workers: int,
-    bar: Progress,
-) -> list[ShardTask]:
-    """Tasks with the scores of these shards, taken from an interrupted run or made now; counts them too."""
-    tables = [dataset.read_shard(shard, COLUMNS) for shard in group]
-    keys = [
-        digest_json([shard.sha256, {lang: teachers[lang].digest for lang in teachers.among([table])}])
-        for shard, table in zip(group, tables, strict=True)
-    ]
-    files = [
-        storage.join(area, f"{shard.name}-{digest_json([code, key])[:16]}.npy")
-        for shard, key in zip(group, keys, strict=True)
-    ]
-    pending = [index for index, file in enumerate(files) if not storage.exists(file)]
-    rows = sum(shard.rows for shard in group)
-    pending_rows = sum(group[index].rows for index in pending)
-    bar.advance(rows - pending_rows)
-    for index, made in zip(
-        pending, score_tables([tables[index] for index in pending], teachers, workers, bar), strict=True
-    ):
-        write_array(files[index], made)
-    for table, file in zip(tables, files, strict=True):
-        _count(counts, table, read_array(file), teachers)
-    return [
-        ShardTask(shard.name, key, Scored(shard, file)) for shard, key, file in zip(group, keys, files, strict=True)
-    ]
+def _score_shards(scored: Sequence[Scored], dataset: Dataset, teachers: Teachers, workers: int, bar: Progress) -> None:
+    """Score these shards together, and leave both files of each."""
+    tables = [dataset.read_shard(each.shard, COLUMNS) for each in scored]
+    for each, table, scores in zip(scored, tables, score_tables(tables, teachers, workers, bar), strict=True):
+        write_array(each.scores, scores)
+        counted = _count(table, scores, teachers)
+        data = {
+            "teachers": {lang: teachers[lang].digest for lang in teachers.among([table])},
+            "counts": [[*key, bins.tolist()] for key, bins in sorted(counted.items())],
+        }
+        storage.write_bytes(each.counts, json_document(data))
 
 
-def _count(counts: Counts, table: pa.Table, scores: Scores, teachers: Teachers) -> None:
+def _read_json(uri: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(storage.read_bytes(uri))
+    return found
+
+
+def _count(table: pa.Table, scores: Scores, teachers: Teachers) -> Counts:
+    counts: Counts = {}
     langs, tasks = np.array(table["lang"].to_pylist(), object), np.array(table["task"].to_pylist(), object)
     for lang in teachers.among([table]):
         for task in sorted(set(tasks)):
@@ -132,6 +185,7 @@ def _count(counts: Counts, table: pa.Table, scores: Scores, teachers: Teachers) 
             if len(chosen):
                 key = teachers.spec(lang), task
                 counts[key] = counts.get(key, 0) + count_bins(chosen)
+    return counts
 
 
 def _write_shard(task: ShardTask, dataset: Dataset, params: ScoreParams) -> list[ShardOutput]:

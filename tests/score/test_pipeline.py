@@ -242,7 +242,7 @@ def test_a_killed_step_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
         ).returncode
 
     area = tmp_path / "killed/data/score/_scores"
-    for where, nth, scored in (("put", 2, 2), ("_scores/", 3, 4), ("histogram", 1, 10), ("manifest.json", 1, 10)):
+    for where, nth, scored in (("put", 2, 2), ("_scores/", 5, 4), ("histogram", 1, 10), ("manifest.json", 1, 10)):
         assert run_command("killed", where, nth) == -signal.SIGKILL
         assert len([path for path in area.iterdir() if path.suffix == ".npy"]) == scored
     assert run_command("killed") == run_command("undisturbed") == 0
