@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Requests under way at once: bounds their memory, and tells a client to go elsewhere before it has waited for long.
 MAX_WAITING = 128
+BODY_SECONDS = 30.0
 JSON = "application/json"
 
 
@@ -48,10 +49,16 @@ def make_app(shelf: Shelf, key: str | None, executor: Executor) -> "FastAPI":
         if not request.headers.get("content-type", "").startswith(JSON):
             raise Refused(415, f"expected Content-Type: {JSON}")
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise Refused(413, f"the body has more than {MAX_BODY_BYTES:,} bytes; send fewer texts at once")
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise Refused(413, f"the body has more than {MAX_BODY_BYTES:,} bytes; send fewer texts at once")
+        except TimeoutError:
+            raise Refused(408, f"the body took more than {BODY_SECONDS:g} seconds") from None
+        except ClientDisconnect:
+            raise Refused(400, "the body ended early") from None
         return bytes(body)
 
     async def embed(request: Request) -> Response:
@@ -63,8 +70,6 @@ def make_app(shelf: Shelf, key: str | None, executor: Executor) -> "FastAPI":
             model, asked = ready(), parse(await read_body(request))
             loop = asyncio.get_running_loop()
             content, tokens = await loop.run_in_executor(executor, answer, model, asked)
-        except ClientDisconnect:
-            raise Refused(400, "the body ended early") from None
         finally:
             figures.waiting -= 1
         figures.answered(len(asked.texts), tokens, time.perf_counter() - started)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from components.serve.model import open_model
+from components.training.encoder import open_encoder
 from tests.conftest import Embedmill
 from tests.fixtures.seaweed import S3Bucket
 from tests.register.tiny_run import DIMS, write_model
@@ -152,13 +153,43 @@ def test_beyond_this_machine_a_key_is_asked_for(tmp_path: Path, serving: Serving
     assert "geheim" not in server.log
 
 
+def begin(server: Server, body: bytes, sent: int) -> socket.socket:
+    """A connection on which a request for embeddings has begun: its head and the first bytes of its body."""
+    fields = ("Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close")
+    head = "\r\n".join(["POST /v1/embeddings HTTP/1.1", *fields, "", ""])
+    client = socket.create_connection(("127.0.0.1", server.port))
+    client.sendall(head.encode() + body[:sent])
+    return client
+
+
+def test_too_many_requests_at_once_are_sent_away(tmp_path: Path, serving: Serving) -> None:
+    server = serving("--model", str(model_folder(tmp_path / "mine")))
+    body = json.dumps({"input": "read"}).encode()
+    begun = [begin(server, body, 5) for _ in range(128)]
+    server.wait_until(lambda: "embedmill_requests_waiting 128" in server.ask("/metrics")[1])
+    status, answer = server.ask("/v1/embeddings", {"input": "read"})
+    assert (status, answer["error"]["code"], answer["error"]["type"]) == (503, "overloaded", "server_error")
+    begun.pop().close()
+    server.wait_until(lambda: server.ask("/v1/embeddings", {"input": "read"})[0] == 200)
+    for client in begun:
+        client.sendall(body[5:])
+    assert all(client.makefile("rb").read().startswith(b"HTTP/1.1 200 ") for client in begun)
+    assert 'embedmill_requests_total{status="400"} 1' in server.ask("/metrics")[1], "the one that went away"
+
+
+def test_the_mill_itself_can_learn_from_it(tmp_path: Path, serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = model_folder(tmp_path / "mine")
+    server = serving("--model", str(folder), env={"EMBEDMILL_API_KEY": "geheim"})
+    monkeypatch.setenv("OPENAI_API_KEY", "geheim")
+    teacher = open_encoder(f"openai:mine@http://127.0.0.1:{server.port}/v1")
+    assert teacher.dims == DIMS
+    np.testing.assert_allclose(teacher.encode(TEXTS), expected(folder, TEXTS), atol=1e-5)
+
+
 def test_told_to_stop_it_answers_what_it_has_begun(tmp_path: Path, serving: Serving) -> None:
     server = serving("--model", str(model_folder(tmp_path / "mine")))
     body = json.dumps({"input": "read a csv file"}).encode()
-    fields = ("Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}")
-    head = "\r\n".join(["POST /v1/embeddings HTTP/1.1", *fields, "", ""])
-    with socket.create_connection(("127.0.0.1", server.port)) as client:
-        client.sendall(head.encode() + body[:5])
+    with begin(server, body, 5) as client:
         server.wait_until(lambda: "embedmill_requests_waiting 1" in server.ask("/metrics")[1])
         server.process.send_signal(signal.SIGTERM)
         server.wait_until(lambda: refuses_connections(server.port))
