@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 from docker.errors import DockerException
+from docker.models.containers import Container
 
 PROJECT = Path(__file__).resolve().parents[2]
 # Nothing that a step does not need: no network, no capability, nothing to write to but its folder and /tmp.
@@ -45,6 +47,17 @@ def images(daemon: docker.DockerClient) -> dict[str, str]:
     assert built.returncode == 0, built.stdout
     ids = [line for line in built.stdout.splitlines() if line.startswith("sha256:")]
     return dict(zip(("data", "train", "serve"), ids, strict=True))
+
+
+def wait_for_health(container: Container) -> str:
+    """The state that a container's own health check comes to."""
+    for _ in range(300):
+        container.reload()
+        status = str(container.attrs["State"]["Health"]["Status"])
+        if status != "starting" or container.status != "running":
+            return status
+        time.sleep(0.2)
+    return "starting"
 
 
 @pytest.fixture(scope="session")
