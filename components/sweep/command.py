@@ -34,7 +34,7 @@ def _plan(output: str | None, pretrainings: str | None, **given: Any) -> None:
     listed = canonical_json([trial.encode() for trial in trials])
     if pretrainings is not None:
         different = dict.fromkeys(canonical_json(trial.pretraining) for trial in trials)
-        storage.write_bytes(pretrainings, canonical_json(list(different)).encode())
+        storage.write_bytes(pretrainings, canonical_json([{"overrides": each} for each in different]).encode())
     if output is None:
         click.echo(json.dumps(json.loads(listed), indent=1, ensure_ascii=False))
     else:

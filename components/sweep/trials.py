@@ -55,10 +55,10 @@ class Trial:
         words = [f"{key.rpartition('.')[2]}={canonical_json(value)}" for key, value in self.values.items()]
         return " ".join([*words, *([] if self.seed is None else [f"seed={self.seed}"])]) or "as it is"
 
-    def encode(self) -> dict[str, Any]:
-        """As it is handed to the tasks of a pipeline: overrides as strings, which keep 1.0 from becoming 1."""
-        own = {"name": self.name, "values": dict(self.values), "seed": self.seed}
-        return {**own, "overrides": canonical_json(self.overrides), "pretrain": canonical_json(self.pretraining)}
+    def encode(self) -> dict[str, str]:
+        """As the tasks of a pipeline get it: all strings, since Kubeflow makes 1.0 of a 1 and knows no null."""
+        overrides, pretraining = canonical_json(self.overrides), canonical_json(self.pretraining)
+        return {"name": self.name, "overrides": overrides, "pretrain": pretraining}
 
 
 def plan(parameters: Mapping[str, Any], origin: str) -> list[Trial]:
@@ -111,10 +111,11 @@ def check(parameters: Mapping[str, Any], origin: str) -> None:
 
 
 def decode(text: str, origin: str) -> list[Trial]:
-    """Trials from the JSON that `encode` makes of them. Raises InputError."""
+    """Trials from the JSON list of what `encode` makes of them. Raises InputError."""
     try:
-        return [Trial(each["values"], each["seed"]) for each in json.loads(text)]
-    except (ValueError, TypeError, KeyError) as error:
+        listed = [json.loads(each["overrides"]) for each in json.loads(text)]
+        return [Trial(values, values.pop(SEED, None)) for values in listed]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{origin}: no list of trials ({type(error).__name__}: {error})") from None
 
 

@@ -44,6 +44,7 @@ def test_what_is_handed_on_comes_back_and_keeps_its_numbers() -> None:
     trials = plan(sweep(seeds=[3]), "params.yaml")
     text = json.dumps([trial.encode() for trial in trials])
     assert decode(text, "--trials") == trials
+    assert {type(value) for each in json.loads(text) for value in each.values()} == {str}
     assert json.loads(text)[2]["overrides"] == (
         '{"finetune.lr":1e-05,"finetune.retrieval.temperature":0.05,"run.seed":3}'
     )
@@ -91,7 +92,8 @@ def test_what_cannot_be_tried_is_refused_by_name(section: dict[str, Any], messag
 
 def test_the_command_prints_the_plan_and_ends_with_2_for_a_bad_one(embedmill: Embedmill) -> None:
     shown = embedmill("sweep", "plan", "--section", "sweep", json.dumps({"grid": {"finetune.lr": [0.1, 0.2]}}))
-    assert [trial["values"] for trial in json.loads(shown.stdout)] == [{"finetune.lr": 0.1}, {"finetune.lr": 0.2}]
+    listed = [trial["overrides"] for trial in json.loads(shown.stdout)]
+    assert listed == ['{"finetune.lr":0.1}', '{"finetune.lr":0.2}']
     refused = embedmill("sweep", "plan", "--section", "sweep", json.dumps({"grid": {"finetune.l": [0.1]}}))
     assert refused.returncode == 2
     assert refused.stderr.startswith("embedmill: --section: sweep.grid: finetune.l: unknown key")

@@ -1,0 +1,208 @@
+"""A grid search as a pipeline: `python -m pipelines.sweep` writes sweep.yaml.
+
+The data steps are those of the whole chain. Then what differs in pretraining is pretrained, once each; the trials
+fine-tune and are measured, each finding its pretraining done; the last task makes the table and the recipe of the best.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from kfp import dsl
+
+from components import chain
+from components.sources.step import FEEDBACK
+from pipelines.compiled import write
+from pipelines.component import GPUS, IMAGES, JOB, PARTS, declared, sections_of, step_component
+from pipelines.full import COMPONENTS, PIPELINES, default, feeds_a_loop
+from pipelines.placement import place, place_on_gpus, place_step
+
+FOLDER = Path(__file__).parent
+# Trials at the same time; a quota of the namespace or a queue of Kueue says how many really train.
+MOST_TRIALS = 16
+DATA = chain.steps()[: chain.ORDER.index("pretrain")]
+TRIED = [chain.step(name) for name in ("pretrain", "finetune", "export", "evaluate")]
+SECTIONS = list(dict.fromkeys(name for step in TRIED for name in sections_of(step)))
+PLANNED = ("sweep", "run", "pretrain", "finetune")  # sections that the plan is held against
+
+
+@dsl.container_component
+def plan(
+    sweep_params: str,
+    run_params: str,
+    pretrain_params: str,
+    finetune_params: str,
+    recipe: str,
+    trials: dsl.OutputPath(list),
+    pretrainings: dsl.OutputPath(list),
+) -> dsl.ContainerSpec:
+    """List the trials, and what differs among them in pretraining."""
+    arguments: list[Any] = ["plan", "--section", "sweep", sweep_params, "--section", "run", run_params]
+    arguments += ["--section", "pretrain", pretrain_params, "--section", "finetune", finetune_params]
+    arguments += ["--recipe", recipe, "--output", trials, "--pretrainings", pretrainings]
+    return dsl.ContainerSpec(image=IMAGES["data"], command=["embedmill", "sweep"], args=arguments)
+
+
+@dsl.container_component
+def choose(
+    sweep_params: str,
+    trials: list,
+    metrics: list,
+    root: str,
+    recipe: str,
+    table: dsl.Output[dsl.HTML],
+    figures: dsl.Output[dsl.Metrics],
+) -> dsl.ContainerSpec:
+    """Make the table of all trials, and a recipe of the best one."""
+    folder = dsl.ConcatPlaceholder([root, "/sweep/", dsl.PIPELINE_JOB_ID_PLACEHOLDER])
+    arguments: list[Any] = ["choose", "--section", "sweep", sweep_params, "--recipe", recipe]
+    arguments += ["--trials", trials, "--metrics", metrics]
+    arguments += ["--output", folder, "--page", table.path, "--figures", figures.uri]
+    arguments += ["--executor-output", dsl.PIPELINE_TASK_EXECUTOR_OUTPUT_PATH_PLACEHOLDER]
+    return dsl.ContainerSpec(image=IMAGES["data"], command=["embedmill", "sweep"], args=arguments)
+
+
+def search_pipeline() -> Any:
+    """The pipeline around the loops: Kubeflow's local runner only loops over the input of a pipeline."""
+    shared = ["root", "train_image", "recipe", *(f"{name}_params" for name in SECTIONS)]
+    inside = {port.default for step in TRIED for port in step.outputs}
+    outside = [port.default for step in TRIED for port in step.inputs if port.default not in inside]
+    ports = {path: re.sub(r"\W", "_", path) for path in outside}
+    asks: dict[str, Any] = {**dict.fromkeys((*shared, "sweep_params", *ports.values()), str), **GPUS, **JOB}
+    asks |= {"trials": list, "pretrainings": list, "cpu": str, "memory": str}
+    components = {step.name: step_component(step, overrides=step.parallel) for step in TRIED}
+
+    def body(*values: Any) -> None:
+        given = dict(zip(asks, values, strict=True))
+        size = given["cpu"], given["memory"]
+
+        def task_of(name: str, made: dict[str, Any], **more: Any) -> Any:
+            step = chain.step(name)
+            arguments = {"root": given["root"], "image": given["train_image"], "recipe": given["recipe"], **more}
+            arguments |= {f"{section}_params": given[f"{section}_params"] for section in sections_of(step)}
+            arguments |= {port.name: made[port.default] for port in step.inputs}
+            if step.parallel:
+                arguments |= {option: given[option] for option in (*GPUS, *JOB)}
+            task = components[name](**arguments)
+            place_step(task, step, *size)
+            if step.parallel:
+                place_on_gpus(task, given["gpus"])
+            made |= {port.default: task.outputs[port.name] for port in step.outputs if not port.optional}
+            return task
+
+        start = {path: given[name] for path, name in ports.items()}
+        with dsl.ParallelFor(given["pretrainings"], parallelism=MOST_TRIALS) as pretraining:
+            first = task_of("pretrain", dict(start), overrides=pretraining.overrides)
+        with dsl.ParallelFor(given["trials"], parallelism=MOST_TRIALS) as trial:
+            made = dict(start)
+            task_of("pretrain", made, overrides=trial.pretrain).after(first)
+            task_of("finetune", made, overrides=trial.overrides)
+            task_of("export", made)
+            measured = task_of("evaluate", made)
+        last = choose(
+            sweep_params=given["sweep_params"],
+            trials=given["trials"],
+            metrics=dsl.Collected(measured.outputs["metrics"]),
+            root=given["root"],
+            recipe=given["recipe"],
+        )
+        place(last, "sweep", hours=1).set_caching_options(False).set_cpu_limit("1").set_memory_limit("1Gi")
+
+    return dsl.pipeline(name="search")(
+        declared(body, "search", "Train and measure the trials, choose the best.", asks)
+    ), ports
+
+
+SEARCH, PORTS = search_pipeline()
+
+
+@dsl.pipeline(name="embedmill-sweep", description="A grid of training parameters; the best becomes a recipe.")
+def sweep(
+    sweep: str = default("sweep"),
+    run: str = default("run"),
+    ingest: str = default("ingest"),
+    filter: str = default("filter"),
+    evaluate: str = default("evaluate"),
+    score: str = default("score"),
+    pretrain: str = default("pretrain"),
+    finetune: str = default("finetune"),
+    export: str = default("export"),
+    recipe: str = "",
+    data_version: str = "",
+    feedback: str = "",
+    image: str = IMAGES["data"],
+    train_image: str = IMAGES["train"],
+    storage_root: str = "s3://embedmill",
+    shard_groups: int = 16,
+    data_cpu: str = "2",
+    data_memory: str = "4Gi",
+    train_cpu: str = "2",
+    train_memory: str = "8Gi",
+    train_gpus: int = 0,
+    nodes: int = 0,
+    gpus_per_node: int = 0,
+    node_cpu: str = "8",
+    node_memory: str = "32Gi",
+    queue: str = "",
+    priority_class: str = "",
+) -> None:
+    """From sources to the best combination of a grid."""
+    sections = {
+        "run": run,
+        "ingest": ingest,
+        "filter": filter,
+        "evaluate": evaluate,
+        "score": score,
+        "pretrain": pretrain,
+        "finetune": finetune,
+        "export": export,
+    }
+    job = {"nodes": nodes, "node_cpu": node_cpu, "node_memory": node_memory, "queue": queue}
+    job |= {"priority_class": priority_class}
+    planned = plan(
+        sweep_params=sweep,
+        run_params=run,
+        pretrain_params=pretrain,
+        finetune_params=finetune,
+        recipe=recipe,
+    )
+    place(planned, "sweep", hours=1).set_cpu_limit("1").set_memory_limit("1Gi")
+    made: dict[str, Any] = {FEEDBACK: feedback}
+    parts: Any = None
+    for step in DATA:
+        arguments = {"root": storage_root, "image": image, "recipe": recipe}
+        arguments |= {f"{name}_params": sections[name] for name in sections_of(step)}
+        arguments |= {port.name: made[port.default] for port in step.inputs}
+        if step.name == "sources":
+            arguments["data_version"] = data_version
+        if feeds_a_loop(step):
+            arguments["shard_groups"] = shard_groups
+        if step.stages:
+            size = {"cpu": data_cpu, "memory": data_memory}
+            task = PIPELINES[step.name](parts=parts, train_image=train_image, **size, **job, **arguments)
+        else:
+            task = COMPONENTS[step.name](**arguments)
+            place_step(task, step, data_cpu, data_memory)
+        if step is DATA[0]:
+            task.after(planned)  # a grid that cannot be tried is refused before anything runs
+        made |= {port.default: task.outputs[port.name] for port in step.outputs if not port.optional}
+        parts = task.outputs[PARTS] if feeds_a_loop(step) else None
+    SEARCH(
+        root=storage_root,
+        train_image=train_image,
+        recipe=recipe,
+        sweep_params=sweep,
+        trials=planned.outputs["trials"],
+        pretrainings=planned.outputs["pretrainings"],
+        cpu=train_cpu,
+        memory=train_memory,
+        gpus=train_gpus,
+        gpus_per_node=gpus_per_node,
+        **job,
+        **{f"{name}_params": sections[name] for name in SECTIONS},
+        **{name: made[path] for path, name in PORTS.items()},
+    )
+
+
+if __name__ == "__main__":
+    write(sweep, FOLDER / "sweep.yaml")
