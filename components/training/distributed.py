@@ -204,7 +204,7 @@ class World:
 
         found = {}
         for name, shape, dtype in self.broadcast([(name, one.shape, one.dtype) for name, one in tensors.items()]):
-            tensor = tensors[name].cpu().contiguous() if self.main else torch.empty(shape, dtype=dtype)
+            tensor = tensors[name].detach().cpu().contiguous() if self.main else torch.empty(shape, dtype=dtype)
             found[name] = tensor
             if tensor.numel():
                 bytes_N = tensor.reshape(-1).view(torch.uint8)

@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 from components.core.errors import EmbedmillError, Interrupted, UsageError
@@ -82,7 +84,12 @@ def main(step_arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SignalException("asked to end", signal.Signals(number))
+
     os.environ |= FRESH_STORE
+    # until torchrun listens itself, once the others are there: a container's first process would not notice the signal
+    signal.signal(signal.SIGTERM, end)
     torchrun: Any = importlib.import_module("torch.distributed.run")
     try:
         torchrun.run(torchrun.parse_args(arguments))

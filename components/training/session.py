@@ -24,7 +24,7 @@ from components.training.devset import DevSet, Selection, dev_tasks
 from components.training.distributed import World
 from components.training.dynamic import HardNegatives
 from components.training.encoder import open_encoder
-from components.training.engine import Optimiser, check_zero, open_engine
+from components.training.engine import Optimiser, check_zero, open_engine, put
 from components.training.guide import Guide
 from components.training.history import History, losses_csv
 from components.training.lanes import use_threads
@@ -191,6 +191,8 @@ class Session:
         if isinstance(model, TransformerModel):
             model.to(self.world.device)
         trainee = model.trainee(passes)
+        if self.world.size > 1:  # machines of different kinds may have started with other last bits
+            put(trainee.parameters, self.world.broadcast_tensors(trainee.parameters))
         check_zero(trainee, params.zero, f"{self.ctx.step}.zero")
         return trainee
 

@@ -21,6 +21,7 @@ from components.pretrain import pipeline
 from components.training.encoder import Encoder
 from components.training.model import load_model
 from tests.fixtures.small_corpus import SMALL, records, run_step, write_dataset
+from tests.training import forks
 
 PROJECT = Path(__file__).resolve().parents[2]
 WEIGHTS = "models/pretrain/model.safetensors"
@@ -57,6 +58,29 @@ def test_model_finds_passages_and_reports_its_losses(capsys: pytest.CaptureFixtu
     assert metrics["records"] == 360
     assert not Path(".embedmill/checkpoints/pretrain").exists()
     assert "distinct texts" in capsys.readouterr().err
+
+
+def _pretrain_in(folder: Path, other: float) -> int:
+    """Pretrain as one of several processes; on the second one's machine the start weights differ by `other`."""
+    start = pipeline.start_static
+
+    def started(*arguments: Any) -> Any:
+        model = start(*arguments)
+        model.weight_VD += other * int(os.environ["RANK"])
+        return model
+
+    pipeline.start_static = started  # type: ignore[assignment]
+    os.chdir(folder)
+    pretrain()
+    return 0
+
+
+def test_all_processes_start_with_the_weights_of_the_first(project: Path) -> None:
+    made = []
+    for other in (0.0, 0.01):
+        assert forks.start(2, project, _pretrain_in, project, other) == [0, 0]
+        made.append(Path(WEIGHTS).read_bytes())
+    assert made[0] == made[1]
 
 
 def test_threads_and_repetition_change_no_byte() -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 from torch.distributed.run import config_from_args, parse_args
 
 from components.core.errors import UsageError
 from components.training import elastic
 
+PROJECT = Path(__file__).resolve().parents[2]
 POD = {
     "PET_NNODES": "2",
     "PET_NPROC_PER_NODE": "4",
@@ -46,3 +56,18 @@ def test_outside_of_a_trainjob_it_says_so(monkeypatch: pytest.MonkeyPatch, capsy
         monkeypatch.delenv(name, raising=False)
     assert elastic.main(["finetune"]) == 2
     assert "a TrainJob of Kubeflow Trainer sets them" in capsys.readouterr().err
+
+
+def test_a_pod_that_waits_for_the_others_ends_when_it_is_asked_to(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {**POD, "PET_NODE_RANK": "0", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(port)}
+    command = [sys.executable, *elastic.command(["finetune"])[1:]]
+    pod = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT), **alone})
+    while pod.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            break
+        time.sleep(0.05)
+    pod.send_signal(signal.SIGTERM)
+    assert pod.wait(60) == 5

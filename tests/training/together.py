@@ -54,6 +54,12 @@ def collectives(world: World) -> None:
     assert all(torch.equal(part, torch.full(part.shape, float(sum(everyone)))) for part in parts)
     assert world.most(world.rank) == world.size - 1
     assert world.broadcast({"rank": world.rank}) == {"rank": 0}
+    table = torch.arange(6.0).reshape(2, 3).T + world.rank
+    small = {"half": torch.tensor(2.5 + world.rank).to(torch.bfloat16), "on": torch.tensor([world.main])}
+    told = world.broadcast_tensors({"table": table, "none": table[:0], **small} if world.main else {})
+    assert torch.equal(told["table"], torch.arange(6.0).reshape(2, 3).T)
+    assert (told["half"].item(), told["half"].dtype) == (2.5, torch.bfloat16)
+    assert (told["on"].tolist(), told["none"].shape) == ([True], (0, 2))
     world.barrier()
 
 
