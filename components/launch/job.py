@@ -10,6 +10,7 @@ from components.core.errors import EmbedmillError
 GPU = "nvidia.com/gpu"
 PART_OF = "app.kubernetes.io/part-of"
 COMPONENT = "app.kubernetes.io/component"
+RUN = "embedmill.dev/run"
 QUEUE = "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY = "kueue.x-k8s.io/priority-class"
 
