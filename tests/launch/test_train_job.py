@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -237,12 +238,13 @@ def test_a_watch_that_is_cut_goes_on_where_it_was(cluster: FakeKubernetes, launc
     assert launcher.end() == 0
 
 
+@pytest.mark.parametrize("kind", ["truncate", "stop"])
 @pytest.mark.parametrize("step", [0, 1, 400_000], ids=["all at once", "a microsecond", "several a second"])
 def test_lines_are_neither_lost_nor_repeated_when_logs_are_cut(
-    cluster: FakeKubernetes, launch: Launch, step: int
+    cluster: FakeKubernetes, launch: Launch, step: int, kind: Literal["truncate", "stop"]
 ) -> None:
     for after in (1, 31, 32, 100, 333, 334, 1000, 1500):  # in the time, between lines, in a line
-        cluster.trouble("truncate", matches=ROUTES["log"], after=after)
+        cluster.trouble(kind, matches=ROUTES["log"], after=after)
     launcher = launch()
     cluster.job()
     (pod,) = cluster.start_nodes(NAME, 1)
@@ -262,10 +264,11 @@ def test_the_last_lines_are_read_though_the_last_connection_was_cut(cluster: Fak
     cluster.write(pod, "first")
     launcher.wait_for("first")
     cluster.trouble("status", times=4, matches=ROUTES["log"], status=500)
-    cluster.write(pod, "half of it", "the end")
+    cluster.write(pod, "half of it")
+    cluster.write(pod, "the end, without a newline", newline="")
     succeed(cluster, pod)
     assert launcher.end() == 0
-    assert launcher.marked(0) == ["first", "half of it", "the end"]
+    assert launcher.marked(0) == ["first", "half of it", "the end, without a newline"]
 
 
 # credentials
@@ -530,19 +533,35 @@ def test_a_lost_node_is_said_and_its_successor_followed(cluster: FakeKubernetes,
 
 
 def test_the_lines_of_a_container_that_was_started_again_are_complete(cluster: FakeKubernetes, launch: Launch) -> None:
+    cluster.trouble("truncate", matches=ROUTES["log"], after=10)
+    cluster.trouble("stop", matches=ROUTES["log"], after=len("2026-01-01T00:00:01.100000789Z step 1\n"))
+    cluster.trouble("status", times=1000, matches=ROUTES["log"])
     launcher = launch()
     cluster.job()
     (pod,) = cluster.start_nodes(NAME, 1)
     cluster.write(pod, "step 1")
     launcher.wait_for("step 1")
-    cluster.trouble("status", times=3, matches=ROUTES["log"])
     cluster.write(pod, "its last words")
     cluster.end(pod, 1, restart=True)
     cluster.write(pod, "step 2")
+    cluster.calm()
     launcher.wait_for("step 2")
     succeed(cluster, pod)
     assert launcher.end() == 0
     assert launcher.marked(0) == ["step 1", "its last words", "step 2"]
+
+
+def test_a_job_that_somebody_else_has_made_since_is_left_alone(cluster: FakeKubernetes, launch: Launch) -> None:
+    launcher = launch()
+    cluster.job()
+    pods = cluster.start_nodes(NAME)
+    cluster.trouble("status", times=1000, matches="DELETE")
+    succeed(cluster, *pods)
+    cluster.until(lambda: any(line.startswith("DELETE") for line in cluster.seen))
+    cluster.objects["trainjobs"][NAME]["metadata"]["uid"] = "of-another"
+    cluster.calm()
+    assert launcher.end() == 0
+    assert "deletionTimestamp" not in cluster.objects["trainjobs"][NAME]["metadata"]
 
 
 def test_somebody_who_deletes_the_job_stops_it(cluster: FakeKubernetes, launch: Launch) -> None:
