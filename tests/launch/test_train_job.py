@@ -428,8 +428,12 @@ def test_a_launcher_that_nobody_listens_to_deletes_the_job(cluster: FakeKubernet
     cluster.write(pods[0], "heard")
     launcher.wait_for("heard")
     launcher.stop_listening()
-    cluster.write(pods[0], *(["unheard"] * 100))
-    cluster.until(lambda: gone(cluster))
+
+    def gone_unheard() -> bool:
+        cluster.write(pods[0], "unheard")
+        return gone(cluster)
+
+    cluster.until(gone_unheard)
 
 
 def test_pods_that_do_not_end_in_time_are_named(cluster: FakeKubernetes, launch: Launch) -> None:
