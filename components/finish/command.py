@@ -12,6 +12,7 @@ from components.core.kubeflow import ENDPOINT_KEY, PAGES_KEY
 from components.finish.record import record_state
 from components.finish.status import Status
 from components.finish.webhook import tell
+from components.launch import leftovers
 
 
 @click.command(short_help="Record how a pipeline's run ended, and tell a webhook.")
@@ -22,8 +23,13 @@ from components.finish.webhook import tell
 @click.option("--git-sha", default="", metavar="SHA", help="The commit that it was started from.")
 @click.option("--webhook", default="", metavar="URL", help="Gets one JSON object by POST (bearer: WEBHOOK_TOKEN).")
 def finish(text: str, run_id: str, name: str, recipe: str, git_sha: str, webhook: str) -> None:
-    """Write the final state of a run into MLflow, and tell a webhook. A webhook that fails does not fail the step."""
+    """Write the final state of a run into MLflow, and tell a webhook. A webhook that fails does not fail the step.
+
+    Jobs of the cluster that the run's steps have left, since they were killed, are deleted.
+    """
     status = Status.parse(text)
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        leftovers.clear(run_id, _log)
     links = {"run": _page(run_id)}
     failure: InputError | None = None
     try:

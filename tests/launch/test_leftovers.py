@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from components.finish.command import finish
 from components.launch import leftovers, rayjob, trainjob
 from components.launch.job import RUN, Job, job_name
 from tests.fixtures.fake_kubernetes import ACCOUNT, FakeKubernetes
@@ -34,6 +36,18 @@ def test_the_jobs_of_a_run_go_and_those_of_others_stay(cluster: FakeKubernetes) 
         f"TrainJob {job_name('finetune', 'a' * 12)}: left by the run a; deleting it",
         f"RayJob {job_name('filter', 'a' * 12)}: left by the run a; deleting it",
     ]
+
+
+def test_the_end_of_a_run_deletes_what_its_steps_have_left(
+    cluster: FakeKubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.create("trainjobs", trainjob.manifest(job("finetune", "a")), "Strict")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    status = '{"state": "FAILED", "pipelineJobResourceName": "x", "pipelineTaskName": "y"}'
+    ended = CliRunner().invoke(finish, ["--status", status, "--run", "a", "--name", "run"], catch_exceptions=False)
+    assert "left by the run a; deleting it" in ended.stderr
+    cluster.until(lambda: not cluster.objects["trainjobs"])
 
 
 def test_what_cannot_be_deleted_is_named(cluster: FakeKubernetes) -> None:
