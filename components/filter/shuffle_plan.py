@@ -24,6 +24,8 @@ KEY_MEMORY, BAND_MEMORY, ROUND_MEMORY, TEXT_MEMORY = 2.5, 3.5, 3, 2
 COMPONENT_BYTES = 160
 # A task plans to fill this share of its budget; the rest is for what no partition can split: the rows of one bucket.
 FILL = 0.4
+# Groups of shards where memory asks for fewer: as many pods as a pipeline may have, and workers of any one machine.
+GROUPS = 64
 # What pairs of text were measured to have: candidate edges for each row (0.5 in module documentation, 0.004 in Chinese
 # questions), of which this share is verified (0.16), and bytes of the first 2,000 characters of both sides (490).
 EDGES_A_ROW = 1.0
@@ -102,7 +104,7 @@ def plan(rows: int, shards: int, threshold: float | None, budget: int) -> Shuffl
         rows=rows,
         shards=shards,
         bands=bands,
-        groups=min(max(1, shards), _parts(max(keys, banded), round_bytes)),
+        groups=min(max(1, shards), max(GROUPS, _parts(max(keys, banded), round_bytes))),
         key_partitions=key_partitions,
         band_partitions=band_partitions,
         edge_partitions=edge_partitions,

@@ -9,10 +9,11 @@ GIB = 1 << 30
 ROWS, SHARDS = 750_000_000, 10_000
 
 
-def test_a_small_corpus_is_one_task_of_each_phase() -> None:
+def test_a_small_corpus_is_one_task_of_each_phase_but_a_group_for_every_shard() -> None:
     small = plan(100_000, 15, 0.85, GIB)
-    assert (small.groups, small.key_partitions, small.band_partitions, small.edge_partitions) == (1, 1, 1, 1)
+    assert (small.groups, small.key_partitions, small.band_partitions, small.edge_partitions) == (15, 1, 1, 1)
     assert small.peak_task < GIB
+    assert plan(300_000, 500, 0.85, GIB).groups == 64, "as many as pods may share"
 
 
 @pytest.mark.parametrize("rows", [0, 1, 85_000, 10**6, 10**8, ROWS])
