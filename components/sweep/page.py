@@ -16,7 +16,8 @@ th,td{padding:.25rem .75rem;border-bottom:1px solid #dfe3e8;text-align:right}
 th:first-child,td:first-child,td:last-child,th:last-child{text-align:left}
 tr.best td{font-weight:600;background:#e2f3ea}
 text{font:12px system-ui,sans-serif;fill:#1a1f26}
-.muted{fill:#59636e}.best-cell{stroke:#0f7048;stroke-width:3;fill:none}
+.muted{fill:#59636e}.best-cell{stroke:#c2500a;stroke-width:3;fill:none}
+.value{paint-order:stroke;stroke:#fff;stroke-width:4px;stroke-linejoin:round}svg{display:block;margin:1rem 0}
 .line{fill:none;stroke:#0b62a8;stroke-width:2}.dot{fill:#0b62a8}.bar{stroke:#0b62a8}.grid{stroke:#dfe3e8}
 """
 CELL_WIDTH, CELL_HEIGHT, LEFT, TOP = 96, 44, 150, 28
@@ -111,7 +112,7 @@ def _line(results: Results, key: str, values: list[Any]) -> str:
             f'<line class="bar" x1="{x(index)}" x2="{x(index)}" y1="{y(each.mean - each.spread)}" '
             f'y2="{y(each.mean + each.spread)}"/><circle class="dot" cx="{x(index)}" cy="{y(each.mean)}" r="4"/>'
         )
-        parts.append(_text(x(index), y(each.mean + each.spread) - 9, _value(each), anchor="middle"))
+        parts.append(_text(x(index), y(each.mean + each.spread) - 9, _value(each), "value", "middle"))
     return _svg(PLOT_WIDTH, bottom + 46, parts, results)
 
 
