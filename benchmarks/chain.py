@@ -18,7 +18,7 @@ import yaml
 from benchmarks import processes
 from benchmarks.measure import cpu_seconds
 from components import chain
-from components.core.command import run_step
+from components.core.command import read_parameters, run_step
 from components.core.manifest import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +62,9 @@ class Project:
         declared = chain.step(step)
         paths = {port.name: port.default for port in (*declared.inputs, *declared.outputs) if not port.optional}
         with _inside(self.folder):
-            return cpu_seconds(lambda: run_step(declared, "params.yaml", (), paths, chain.sections()))[0]
+            return cpu_seconds(
+                lambda: run_step(declared, read_parameters("params.yaml", ()), "params.yaml", paths, chain.sections())
+            )[0]
 
     def rerun(self, step: str) -> float:
         """As `run`, from nothing: the step's dataset is removed first."""

@@ -42,7 +42,8 @@ def write_dataset(folder: Path, step: str, rows: Any) -> None:
         "sha256": "", "rejected_rows": 0, "rejected_bytes": 0, "rejected_sha256": "", "fingerprint": "", "ledger": rows,
         "stats": {},
     }  # fmt: skip
-    manifest = {"format": "embedmill-dataset/2", "step": step, "shards": [shard], "stats": {}, "ledger": rows}
+    manifest = {"format": "embedmill-dataset/2", "step": step, "fingerprint": "f", "shards": [shard], "stats": {}}
+    manifest["ledger"] = rows
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
