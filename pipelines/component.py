@@ -17,7 +17,10 @@ from components.core.step import Step
 IMAGES = {"data": "embedmill-data:0.1.0", "train": "embedmill-train:0.1.0"}
 # What a task may say about the machines of its job, by option of `embedmill pod`.
 JOB = {"nodes": int, "node_cpu": str, "node_memory": str, "queue": str, "priority_class": str}
-GPUS = {"gpus": int, "gpus_per_node": int}
+# The GPUs of a pod are text as all limits are: the backend takes a number for none.
+GPUS = {"gpus": str, "gpus_per_node": int}
+# Which run a task is of; the backend puts the id in its place only where it is the whole of an input.
+THIS_RUN = {"run": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
 # Outputs beside those of the ports: the list of parts of the next step's work, and the version of the data.
 PARTS, VERSION = "parts", "version"
 _SHOWN = {"metrics": dsl.Output[dsl.Metrics], "page": dsl.Output[dsl.HTML]}
@@ -31,6 +34,19 @@ def sections_of(step: Step) -> list[str]:
 def outputs_of(step: Step) -> list[str]:
     """The ports that a step always fills."""
     return [port.name for port in step.outputs if not port.optional]
+
+
+def cached(step: Step) -> bool:
+    """Whether a run takes what an earlier one made of the same inputs.
+
+    Training does not: it finds its own result and its checkpoints. What is volatile has to look again.
+    """
+    return not step.volatile and not step.parallel
+
+
+def told_run(step: Step) -> dict[str, str]:
+    """The id of the run as an input of the step's task, but of none that is cached: its key would be of one run."""
+    return {} if cached(step) else THIS_RUN
 
 
 def step_component(step: Step, stage: str = "", feeds: bool = False, overrides: bool = False) -> Any:
@@ -51,6 +67,7 @@ def step_component(step: Step, stage: str = "", feeds: bool = False, overrides: 
         asks |= {"after": list, "train_image": str, **JOB}
     if step.parallel:
         asks |= {**GPUS, **JOB}
+    asks |= dict.fromkeys(told_run(step), str)
     gives |= {name: dsl.OutputPath(str) for name in outputs_of(step)}
     if feeds:
         asks["shard_groups"], gives[PARTS] = int, dsl.OutputPath(list)
@@ -61,7 +78,10 @@ def step_component(step: Step, stage: str = "", feeds: bool = False, overrides: 
 
 
 def _container(name: str, step: Step, asks: dict[str, Any], gives: dict[str, Any], stage: str = "") -> Any:
-    """A container component whose arguments are those of `embedmill pod`."""
+    """A container component whose arguments are those of `embedmill pod`.
+
+    In them the backend replaces what stands for an input, for an output or for the whole executor input, and no more.
+    """
 
     def line(*values: Any) -> dsl.ContainerSpec:
         given = dict(zip([*asks, *gives], values, strict=True))
@@ -77,11 +97,9 @@ def _container(name: str, step: Step, asks: dict[str, Any], gives: dict[str, Any
             artifact = given.pop(f"shown_{port_name}")
             arguments += ["--show", port_name, artifact.path, artifact.uri]
         if shown:
-            arguments += ["--executor-output", dsl.PIPELINE_TASK_EXECUTOR_OUTPUT_PATH_PLACEHOLDER]
+            arguments += ["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
         for option, value in given.items():
             arguments += [f"--{option.replace('_', '-')}", value]
-        # no input, for which a cached result would be of one run alone
-        arguments += ["--run", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
         return dsl.ContainerSpec(image=IMAGES[step.image], command=["embedmill", "pod", step.name], args=arguments)
 
     return dsl.container_component(declared(line, name, step.summary, {**asks, **gives}))

@@ -13,14 +13,14 @@ SECTIONS = list(dict.fromkeys(name for step in chain.steps() for name in section
 def record_component() -> Any:
     """`embedmill record`, with every output of every step."""
     ports = {f"{step.name}_{name}": f"{step.name}.{name}" for step in chain.steps() for name in outputs_of(step)}
-    asks = [*(f"{name}_params" for name in SECTIONS), "root", "repository", "git_sha", "recipe", *ports]
+    asks = [*(f"{name}_params" for name in SECTIONS), "root", "repository", "git_sha", "recipe", "run", *ports]
 
     def line(*values: Any) -> dsl.ContainerSpec:
         given = dict(zip(asks, values, strict=True))
         arguments: list[Any] = []
         for option in ("root", "repository", "recipe"):
             arguments += [f"--{option}", given[option]]
-        arguments += ["--commit", given["git_sha"], "--run", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
+        arguments += ["--commit", given["git_sha"], "--run", given["run"]]
         for name in SECTIONS:
             arguments += ["--section", name, given[f"{name}_params"]]
         for name, port in ports.items():
@@ -32,10 +32,11 @@ def record_component() -> Any:
 
 
 @dsl.container_component
-def finish(status: dsl.PipelineTaskFinalStatus, recipe: str, git_sha: str, webhook: str) -> dsl.ContainerSpec:
+def finish(
+    status: dsl.PipelineTaskFinalStatus, run: str, name: str, recipe: str, git_sha: str, webhook: str
+) -> dsl.ContainerSpec:
     """Record how the run ended in MLflow, and tell a webhook."""
-    arguments: list[Any] = ["--status", status, "--run", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
-    arguments += ["--name", dsl.PIPELINE_JOB_NAME_PLACEHOLDER]
+    arguments: list[Any] = ["--status", status, "--run", run, "--name", name]
     arguments += ["--recipe", recipe, "--git-sha", git_sha, "--webhook", webhook]
     return dsl.ContainerSpec(image=IMAGES["train"], command=["embedmill", "finish"], args=arguments)
 

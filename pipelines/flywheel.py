@@ -32,16 +32,12 @@ def poll(
     attempts: int,
 ) -> dsl.ContainerSpec:
     """Start one run for feedback that is new, or look what became of the last one."""
-
-    def assigned(name: str, value: Any) -> Any:
-        return dsl.ConcatPlaceholder([f"{name}=", value])
-
     arguments: list[Any] = ["poll", "--params", f"{HOME}/params.yaml", "--submit", f"{HOME}/pipelines/full.yaml"]
-    arguments += ["--set", assigned("flywheel.feedback", feedback), "--host", host, "--namespace", namespace]
+    arguments += ["--set", f"flywheel.feedback={feedback}", "--host", host, "--namespace", namespace]
     arguments += ["--experiment", experiment, "--image", image, "--train-image", train_image]
     passed = {"recipe": recipe, "storage_root": storage_root, "repository": repository, "webhook": webhook}
     for name, value in passed.items():
-        arguments += ["--param", assigned(name, value)]
+        arguments += ["--param", f"{name}={value}"]
     arguments += ["--attempts", attempts]
     return dsl.ContainerSpec(image=IMAGES["train"], command=["embedmill", "flywheel"], args=arguments)
 

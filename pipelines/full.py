@@ -20,10 +20,12 @@ from pipelines.component import (
     IMAGES,
     JOB,
     PARTS,
+    THIS_RUN,
     declared,
     outputs_of,
     sections_of,
     step_component,
+    told_run,
 )
 from pipelines.control import finish, record
 from pipelines.placement import limit, place, place_on_gpus, place_step
@@ -108,7 +110,7 @@ def full(
     data_memory: str = "4Gi",
     train_cpu: str = "2",
     train_memory: str = "8Gi",
-    train_gpus: int = 0,
+    train_gpus: str = "0",
     nodes: int = 0,
     gpus_per_node: int = 0,
     node_cpu: str = "8",
@@ -136,11 +138,11 @@ def full(
     made: dict[str, Any] = {FEEDBACK: feedback}
     results: dict[str, Any] = {}
     parts: Any = None
-    ending = finish(webhook=webhook, recipe=recipe, git_sha=git_sha)
-    place(ending, "finish", hours=1).set_cpu_limit("1").set_memory_limit("1Gi")
+    ending = finish(**THIS_RUN, name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, webhook=webhook, recipe=recipe, git_sha=git_sha)
+    place(ending, "finish", hours=1).set_caching_options(False).set_cpu_limit("1").set_memory_limit("1Gi")
     with dsl.ExitHandler(ending, name="chain"):
         for step in chain.steps():
-            arguments = {"root": storage_root, "image": images[step.image], "recipe": recipe}
+            arguments = {"root": storage_root, "image": images[step.image], "recipe": recipe, **told_run(step)}
             arguments |= {f"{name}_params": sections[name] for name in sections_of(step)}
             arguments |= {port.name: made[port.default] for port in step.inputs}
             if step.name == "sources":
@@ -162,7 +164,7 @@ def full(
             parts = task.outputs[PARTS] if feeds_a_loop(step) else None
         told = {f"{name}_params": value for name, value in sections.items()}
         where = {"root": storage_root, "repository": repository, "git_sha": git_sha, "recipe": recipe}
-        task = record(**told, **where, **results)
+        task = record(**told, **where, **THIS_RUN, **results)
         place(task, "record", hours=6).set_display_name("record").set_caching_options(False)
         limit(task, data_cpu, data_memory)
 

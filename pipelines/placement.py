@@ -7,6 +7,7 @@ from typing import Any
 from kfp import kubernetes
 
 from components.core.step import Step
+from pipelines.component import cached
 
 SETTINGS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -49,8 +50,7 @@ def place_step(task: Any, step: Step, cpu: Any, memory: Any, stage: str = "") ->
     place(task, step.name, step.hours)
     task.set_display_name(f"{step.name}: {stage}" if stage else step.name)
     limit(task, cpu, memory)
-    # training resumes from its checkpoints and finds its own result; what is volatile has to look again
-    task.set_caching_options(not step.volatile and not step.parallel)
+    task.set_caching_options(cached(step))
     return task
 
 

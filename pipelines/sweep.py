@@ -13,7 +13,7 @@ from kfp import dsl
 from components import chain
 from components.sources.step import FEEDBACK
 from pipelines.compiled import write
-from pipelines.component import GPUS, IMAGES, JOB, PARTS, declared, sections_of, step_component
+from pipelines.component import GPUS, IMAGES, JOB, PARTS, THIS_RUN, declared, sections_of, step_component, told_run
 from pipelines.full import COMPONENTS, PIPELINES, default, feeds_a_loop
 from pipelines.placement import place, place_on_gpus, place_step
 
@@ -49,16 +49,16 @@ def choose(
     trials: list,
     metrics: list,
     root: str,
+    run: str,
     recipe: str,
     table: dsl.Output[dsl.HTML],
     figures: dsl.Output[dsl.Metrics],
 ) -> dsl.ContainerSpec:
     """Make the table of all trials, and a recipe of the best one."""
-    folder = dsl.ConcatPlaceholder([root, "/sweep/", dsl.PIPELINE_JOB_ID_PLACEHOLDER])
     arguments: list[Any] = ["choose", "--section", "sweep", sweep_params, "--recipe", recipe]
     arguments += ["--trials", trials, "--metrics", metrics]
-    arguments += ["--output", folder, "--page", table.path, "--figures", figures.uri]
-    arguments += ["--executor-output", dsl.PIPELINE_TASK_EXECUTOR_OUTPUT_PATH_PLACEHOLDER]
+    arguments += ["--output", f"{root}/sweep/{run}", "--page", table.path, "--figures", figures.uri]
+    arguments += ["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
     return dsl.ContainerSpec(image=IMAGES["data"], command=["embedmill", "sweep"], args=arguments)
 
 
@@ -78,7 +78,13 @@ def search_pipeline() -> Any:
 
         def task_of(name: str, made: dict[str, Any], **more: Any) -> Any:
             step = chain.step(name)
-            arguments = {"root": given["root"], "image": given["train_image"], "recipe": given["recipe"], **more}
+            arguments = {
+                "root": given["root"],
+                "image": given["train_image"],
+                "recipe": given["recipe"],
+                **more,
+                **told_run(step),
+            }
             arguments |= {f"{section}_params": given[f"{section}_params"] for section in sections_of(step)}
             arguments |= {port.name: made[port.default] for port in step.inputs}
             if step.parallel:
@@ -104,6 +110,7 @@ def search_pipeline() -> Any:
             trials=given["trials"],
             metrics=dsl.Collected(measured.outputs["metrics"]),
             root=given["root"],
+            **THIS_RUN,
             recipe=given["recipe"],
         )
         place(last, "sweep", hours=1).set_caching_options(False).set_cpu_limit("1").set_memory_limit("1Gi")
@@ -138,7 +145,7 @@ def sweep(
     data_memory: str = "4Gi",
     train_cpu: str = "2",
     train_memory: str = "8Gi",
-    train_gpus: int = 0,
+    train_gpus: str = "0",
     nodes: int = 0,
     gpus_per_node: int = 0,
     node_cpu: str = "8",
@@ -170,7 +177,7 @@ def sweep(
     made: dict[str, Any] = {FEEDBACK: feedback}
     parts: Any = None
     for step in DATA:
-        arguments = {"root": storage_root, "image": image, "recipe": recipe}
+        arguments = {"root": storage_root, "image": image, "recipe": recipe, **told_run(step)}
         arguments |= {f"{name}_params": sections[name] for name in sections_of(step)}
         arguments |= {port.name: made[port.default] for port in step.inputs}
         if step.name == "sources":

@@ -84,7 +84,7 @@ class Request:
 @click.option("--in", "inputs", multiple=True, nargs=2, metavar="PORT URI", help="An input; an empty URI is none.")
 @click.option("--out", "outputs", multiple=True, nargs=2, metavar="PORT FILE", help="File for an output's URI.")
 @click.option("--show", "shown", multiple=True, nargs=3, metavar="PORT FILE URI", help="An output as an artefact.")
-@click.option("--executor-output", default="", metavar="FILE", help="File that tells what the artefacts are.")
+@click.option("--executor-input", default="", metavar="JSON", help="Says where to tell what the artefacts are.")
 @click.option("--stage", default="", metavar="NAME", help="Do only a part of this stage.")
 @click.option("--part", default="", metavar="K/N", help="Which part.")
 @click.option("--done", default="", metavar="FILE", help="File that then says which part is done.")
@@ -209,7 +209,7 @@ def _tell(
     place: Place,
     outputs: Sequence[tuple[str, str]],
     shown: Sequence[tuple[str, str, str]],
-    executor_output: str,
+    executor_input: str,
     parts: str,
     shard_groups: int,
     version: str,
@@ -225,4 +225,4 @@ def _tell(
         write_output(parts, next_parts(step, made, request.sections, shard_groups))
     if version:
         write_output(version, place.asked["data_version"])
-    show(step, made, shown, executor_output)
+    show(step, made, shown, executor_input)

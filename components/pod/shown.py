@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core import storage
-from components.core.errors import InputError
+from components.core.errors import InputError, UsageError
 from components.core.step import Step
 
 METRICS_LIMIT = 100  # numbers of one task: more than that nobody reads in a table
@@ -25,10 +25,11 @@ def write_output(path: str, value: Any) -> None:
     file.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
 
 
-def show(step: Step, outputs: Mapping[str, str], wanted: Sequence[tuple[str, str, str]], executor_output: str) -> None:
+def show(step: Step, outputs: Mapping[str, str], wanted: Sequence[tuple[str, str, str]], executor_input: str) -> None:
     """Copy the outputs that are shown to where Kubeflow Pipelines takes them from.
 
-    `wanted` are (port, local path, URI of the artefact). Raises InputError if one is not there.
+    `wanted` are (port, local path, URI of the artefact), `executor_input` what Kubeflow Pipelines says of the task, as
+    JSON. Raises InputError if an output is not there.
     """
     ports = {port.name: port for port in step.outputs if port.shows}
     artifacts = {}
@@ -41,7 +42,17 @@ def show(step: Step, outputs: Mapping[str, str], wanted: Sequence[tuple[str, str
         key = artifact_name(name)
         artifacts[key] = {"artifacts": [{"name": key, "uri": uri, "metadata": metadata}]}
     if artifacts:
-        write_output(executor_output, {"artifacts": artifacts})
+        write_output(executor_output(executor_input), {"artifacts": artifacts})
+
+
+def executor_output(executor_input: str) -> str:
+    """The file in which a task tells what its artefacts are. Raises UsageError if the executor input names none."""
+    try:
+        return str(json.loads(executor_input)["outputs"]["outputFile"])
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(
+            '--executor-input: expected JSON such as {"outputs": {"outputFile": "/tmp/told.json"}}'
+        ) from None
 
 
 def artifact_name(port: str) -> str:

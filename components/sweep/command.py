@@ -16,6 +16,7 @@ from components.core.command import GIVEN, params_options, read_parameters
 from components.core.errors import InputError
 from components.core.fingerprint import canonical_json
 from components.core.reproduce import ChainFailed
+from components.pod.shown import executor_output
 from components.sweep.page import page
 from components.sweep.params import SweepParams
 from components.sweep.results import Outcome, Results, outcome_of
@@ -76,7 +77,7 @@ def _choose(
     output: str,
     page_path: str | None,
     figures: str | None,
-    executor_output: str | None,
+    executor_input: str | None,
     **given: Any,
 ) -> None:
     """Write the table of trials that ran elsewhere, and the best of them as a recipe."""
@@ -91,11 +92,12 @@ def _choose(
     if page_path is not None:
         storage.write_bytes(page_path, page(results).encode())
     best = results.best()
-    if executor_output is not None and best is not None:
+    if executor_input is not None and best is not None:
         shown = {"best": best.mean, **{key: canonical_json(value) for key, value in best.values.items()}}
         artifact = {"name": "figures", "uri": figures or "", "metadata": shown}
         storage.write_bytes(
-            executor_output, canonical_json({"artifacts": {"figures": {"artifacts": [artifact]}}}).encode()
+            executor_output(executor_input),
+            canonical_json({"artifacts": {"figures": {"artifacts": [artifact]}}}).encode(),
         )
     _show(results)
 
@@ -201,7 +203,7 @@ sweep = click.Group(
                     _OUTPUT,
                     click.Option(["--page", "page_path"], metavar="FILE", help="Where the page is written as well."),
                     click.Option(["--figures"], metavar="URI", help="Metrics artefact of Kubeflow Pipelines."),
-                    click.Option(["--executor-output"], metavar="FILE", help="Where its figures are written."),
+                    click.Option(["--executor-input"], metavar="JSON", help="Says where its figures are told."),
                 )
             ],
             callback=_choose,

@@ -124,6 +124,15 @@ def test_tasks_are_tried_again_and_cached_where_their_inputs_decide_their_result
         task = tasks[step.name]
         assert task.get("cachingOptions", {}).get("enableCache", False) == (not step.volatile and not step.parallel)
     assert {task["retryPolicy"]["maxRetryCount"] for task in tasks.values()} == {3}
+    for task in (tasks["record"], ROOT["dag"]["tasks"]["finish"]):
+        assert not task.get("cachingOptions", {}).get("enableCache", False)
+
+
+def test_a_task_that_is_cached_does_not_know_which_run_it_is_of() -> None:
+    for group in (each["dag"]["tasks"] for each in SPEC["components"].values() if "dag" in each):
+        for name, task in group.items():
+            if task.get("cachingOptions", {}).get("enableCache", False):
+                assert "pipeline_job" not in json.dumps(task["inputs"]), name
 
 
 def test_the_exit_handler_hears_how_the_chain_ended() -> None:
@@ -165,4 +174,5 @@ def sample(argument: Any, declared: dict[str, Any]) -> str:
     if not found:
         assert "inputs.parameters" not in argument
         return str(argument)
-    return "1" if declared[found[1]]["parameterType"] == "NUMBER_INTEGER" else "x"
+    number = declared[found[1]]["parameterType"] == "NUMBER_INTEGER" or found[1] == "gpus"
+    return "1" if number else "x"

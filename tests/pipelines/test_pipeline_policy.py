@@ -30,6 +30,12 @@ def every_pod() -> list[Any]:
     ]
 
 
+# What the backend's launcher replaces in a command line (getPlaceholders in backend/src/v2/component/launcher_v2.go);
+# kfp's local runner replaces more: the run's id, the file of the executor's output, {"Concat": …}.
+PLACEHOLDER = re.compile(
+    r"\{\{\$(\.inputs\.(parameters\['\w+'\]|artifacts\['\w+'\]\.(uri|path))"
+    r"|\.outputs\.(parameters\['\w+'\]\.output_file|artifacts\['\w+'\]\.(uri|path)))?\}\}"
+)
 each_pod = pytest.mark.parametrize("pod", every_pod())
 
 
@@ -72,6 +78,23 @@ def test_a_task_is_closed_but_for_what_a_run_needs(pod: Pod) -> None:
     chosen = {name for name, policy in policies.items() if pod.selected(policy["podSelector"])}
     assert chosen == {"embedmill-none", "embedmill-outside", "embedmill-stores", "embedmill-run"}
     assert pod.spec["podMetadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+
+
+@each_pod
+def test_a_command_line_asks_for_nothing_that_only_the_local_runner_replaces(pod: Pod) -> None:
+    (container,) = pod.containers
+    for argument in [*container["command"], *container["args"]]:
+        rest = PLACEHOLDER.sub("", argument)
+        assert "{{$" not in rest and "Concat" not in rest, argument
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_limit_by_a_parameter_is_given_as_text(name: str) -> None:
+    """Of a number the backend's driver takes the empty string, which is no limit: no GPU at all."""
+    spec, _ = yaml.safe_load_all((PROJECT / "pipelines" / name).read_text(encoding="utf-8"))
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    wanted = {key for key in parameters if re.fullmatch(r"(data|train)_(cpu|memory|gpus)", key)}
+    assert {parameters[key]["parameterType"] for key in wanted} <= {"STRING"}
 
 
 def test_no_pipeline_holds_a_secret() -> None:

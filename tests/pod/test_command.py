@@ -177,7 +177,14 @@ TRAINED = {**SMALL, "objective": "contrastive", "contrast": {"epochs": 1, "batch
 def test_a_training_shows_its_numbers_and_leaves_no_checkpoint(scored: str) -> None:
     sections = {"run": {"threads": 1}, "pretrain": TRAINED}
     artifact = "told/artefact"
-    show = ["--show", "metrics", artifact, "minio://here/metrics", "--executor-output", "told/executor.json"]
+    show = [
+        "--show",
+        "metrics",
+        artifact,
+        "minio://here/metrics",
+        "--executor-input",
+        json.dumps({"outputs": {"outputFile": "told/executor.json"}}),
+    ]
     made = pod("pretrain", *show, sections=sections, input=scored)
     metrics = json.loads(Path(made["metrics"]).read_text())
     (said,) = json.loads(Path("told/executor.json").read_text())["artifacts"]["shown_metrics"]["artifacts"]

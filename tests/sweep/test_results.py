@@ -140,7 +140,14 @@ def test_choose_makes_the_table_of_trials_that_ran_elsewhere(embedmill: Embedmil
         changed["systems"]["model"]["pydoc"]["256"] = value
         (tmp_path / f"{name}.json").write_text(json.dumps(changed))
     arguments = ["sweep", "choose", "--section", "sweep", section, "--trials", listed, "--output", "out"]
-    artefacts = ["--page", "page/sweep.html", "--figures", "s3://kfp/figures", "--executor-output", "executor.json"]
+    artefacts = [
+        "--page",
+        "page/sweep.html",
+        "--figures",
+        "s3://kfp/figures",
+        "--executor-input",
+        json.dumps({"outputs": {"outputFile": "executor.json"}}),
+    ]
     done = embedmill(*arguments, "--metrics", '["a.json", "b.json"]', *artefacts)
     assert done.returncode == 0, done.stderr
     assert "Best: pydoc@256 71.50" in done.stdout
