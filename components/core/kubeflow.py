@@ -160,23 +160,35 @@ class Pipelines:
         return _run(self._read(lambda: self._runs.run_service_get_run(run_id, _request_timeout=TIMEOUT_SECONDS)))
 
     def create_run(
-        self, name: str, experiment: str, package: Mapping[str, Any], parameters: Mapping[str, Parameter]
+        self,
+        name: str,
+        experiment: str,
+        package: Mapping[str, Any],
+        parameters: Mapping[str, Parameter],
+        service_account: str = "",
     ) -> Run:
         """Start a run of a pipeline in an experiment, which is made if it is missing.
 
-        `package` is what the compiler writes: a pipeline spec, or {"pipeline_spec": …, "platform_spec": …}. Where an
-        answer was lost the run may be there all the same: `start_run` finds that out.
+        `package` is what the compiler writes: a pipeline spec, or {"pipeline_spec": …, "platform_spec": …}. All pods of
+        the run are of `service_account`, by default the server's own. Where an answer was lost the run may be there all
+        the same: `start_run` finds that out.
         """
         body = self._models.V2beta1Run(
             experiment_id=self.experiment(experiment),
             display_name=name,
             pipeline_spec=dict(package),
             runtime_config=self._models.V2beta1RuntimeConfig(parameters=dict(parameters)),
+            service_account=service_account or None,
         )
         return _run(self._ask(lambda: self._runs.run_service_create_run(body, _request_timeout=TIMEOUT_SECONDS)))
 
     def start_run(
-        self, name: str, experiment: str, package: Mapping[str, Any], parameters: Mapping[str, Parameter]
+        self,
+        name: str,
+        experiment: str,
+        package: Mapping[str, Any],
+        parameters: Mapping[str, Parameter],
+        service_account: str = "",
     ) -> Run:
         """The run of this name, created if there is none: called again, or after a lost answer, it starts no second.
 
@@ -187,7 +199,7 @@ class Pipelines:
             if found is not None:
                 return found
             try:
-                return self.create_run(name, experiment, package, parameters)
+                return self.create_run(name, experiment, package, parameters, service_account)
             except PipelinesError as error:
                 if not error.transient or number == ATTEMPTS - 1:
                     raise

@@ -44,6 +44,7 @@ class PipelineRuns:
     parameters: Mapping[str, Parameter]
     experiment: str = EXPERIMENT
     attempts: int = ATTEMPTS
+    service_account: str = ""
 
     def owner(self) -> str:
         """The name that all pollers of this kind claim with."""
@@ -92,7 +93,8 @@ class PipelineRuns:
             if not _take_turn(store, claim.number, attempt, lambda words: log(f"{batch}: {words}")):
                 return
             given = {FEEDBACK: store.point(claim.version), DATA_VERSION: "", RESULT: store.outcome_uri(name)}
-            run = self.pipelines.start_run(name, self.experiment, self.package, {**self.parameters, **given})
+            values = {**self.parameters, **given}
+            run = self.pipelines.start_run(name, self.experiment, self.package, values, self.service_account)
         store.mark_started(claim.number, Started(attempt, name, run.id))
         log(f"{batch}: run {name} started, {self.pipelines.url(run.id)}")
 

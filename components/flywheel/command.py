@@ -65,6 +65,7 @@ def _trainer(
     namespace: str | None,
     token_file: str | None,
     experiment: str,
+    service_account: str,
     assigned: tuple[str, ...],
     image: str | None,
     train_image: str | None,
@@ -81,7 +82,8 @@ def _trainer(
     images = {key: value for key, value in ((IMAGE, image), (TRAIN_IMAGE, train_image)) if value}
     values = {**_read_values(package, assigned), **images}
     pipelines = Pipelines.connect(host, namespace, token_file)
-    return PipelineRuns(pipelines, package.with_images(images).body(), values, experiment, attempts)
+    body = package.with_images(images).body()
+    return PipelineRuns(pipelines, body, values, experiment, attempts, service_account)
 
 
 def _read_values(package: Package, assigned: tuple[str, ...]) -> dict[str, Parameter]:
@@ -149,6 +151,12 @@ _WHERE = (
     click.Option(["--namespace"], help="Namespace of the runs, where a server for several users wants one."),
     click.Option(["--token-file"], metavar="FILE", help="File with the token for the server."),
     click.Option(["--experiment"], default=EXPERIMENT, show_default=True, help="Experiment of the runs."),
+    click.Option(
+        ["--service-account"],
+        default="",
+        metavar="NAME",
+        help="Account of the runs' pods, such as embedmill-train; by default Kubeflow's own.",
+    ),
     click.Option(["--param", "assigned"], multiple=True, metavar="NAME=VALUE", help="A parameter of the pipeline."),
     click.Option(["--image"], metavar="REF", help="Image of the data steps, by digest."),
     click.Option(["--train-image"], metavar="REF", help="Image of the other steps, by digest."),

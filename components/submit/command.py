@@ -30,6 +30,7 @@ def _submit(
     image: str | None,
     train_image: str | None,
     experiment: str,
+    service_account: str,
     name: str | None,
     host: str | None,
     namespace: str | None,
@@ -56,14 +57,20 @@ def _submit(
     package = package.with_images(images)
     name = name or f"{package.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     if dry_run:
-        shown = {"name": name, "experiment": experiment, "images": package.images(), "parameters": values}
+        shown = {
+            "name": name,
+            "experiment": experiment,
+            "service_account": service_account,
+            "images": package.images(),
+            "parameters": values,
+        }
         click.echo(json.dumps(shown, indent=1, ensure_ascii=False))
         return
     pipelines = Pipelines.connect(host, namespace, token_file)
     earlier = pipelines.find_run(name)
     if earlier:
         _log(f"a run {name} is there already ({earlier.state.lower()}); nothing is started")
-    run = earlier or pipelines.start_run(name, experiment, package.body(), values)
+    run = earlier or pipelines.start_run(name, experiment, package.body(), values, service_account)
     url = pipelines.url(run.id)
     click.echo(url)
     if not wait:
@@ -111,6 +118,12 @@ submit = click.Command(
         click.Option(["--image"], metavar="REF", help="Image of the data steps, by digest."),
         click.Option(["--train-image"], metavar="REF", help="Image of the other steps, by digest."),
         click.Option(["--experiment"], default=EXPERIMENT, show_default=True, help="Experiment; made if missing."),
+        click.Option(
+            ["--service-account"],
+            default="",
+            metavar="NAME",
+            help="Account of the run's pods, such as embedmill-train; by default Kubeflow's own.",
+        ),
         click.Option(["--name"], help="Name of the run; by default the pipeline's with the time."),
         click.Option(["--host"], metavar="URL", help=f"Kubeflow Pipelines; by default {ENDPOINT_KEY}."),
         click.Option(["--namespace"], metavar="NS", help="Your namespace, where the server is for several users."),

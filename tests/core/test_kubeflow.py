@@ -118,6 +118,17 @@ def test_parameters_that_the_pipeline_does_not_declare_are_a_usage_error(
     assert raised.value.exit_code == UsageError.exit_code
 
 
+def test_a_run_is_of_the_account_that_is_named_if_the_server_lets_it() -> None:
+    with fake_kfp(FakeKfp(accounts=("embedmill-train",))) as (fake, host):
+        pipelines = Pipelines.connect(host)
+        for number, account in enumerate(("", "embedmill-train")):
+            pipelines.start_run(f"batch-{number}", "embedmill", package(), {}, account)
+        assert [run.get("service_account") for run in fake.runs.values()] == [None, "embedmill-train"]
+        with pytest.raises(PipelinesError, match="service account cluster-admin is not allowed"):
+            pipelines.start_run("batch-2", "embedmill", package(), {}, "cluster-admin")
+        assert len(fake.runs) == 2
+
+
 def test_a_token_comes_from_the_environment_or_from_a_file_that_is_read_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,8 +35,10 @@ class FakePipelines:
     def find_run(self, name: str) -> Run | None:
         return next((run for run in reversed(self.runs) if run.name == name), None)
 
-    def start_run(self, name: str, experiment: str, package: Mapping[str, Any], parameters: Mapping[str, Any]) -> Run:
-        assert (experiment, package) == ("embedmill", {"pipeline_spec": {}})
+    def start_run(
+        self, name: str, experiment: str, package: Mapping[str, Any], parameters: Mapping[str, Any], account: str
+    ) -> Run:
+        assert (experiment, package, account) == ("embedmill", {"pipeline_spec": {}}, "embedmill-train")
         self.runs.append(Run(f"id-{len(self.runs) + 1}", name, "PENDING"))
         self.given.append(parameters)
         return self.runs[-1]
@@ -75,7 +77,10 @@ class Place:
         storage.write_bytes(f"{self.feedback}/{name}", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
     def poll(self, attempts: int = 2) -> int:
-        runs = PipelineRuns(self.fake, {"pipeline_spec": {}}, {"recipe": "zh"}, attempts=attempts)  # type: ignore[arg-type]
+        pipelines: Any = self.fake
+        runs = PipelineRuns(
+            pipelines, {"pipeline_spec": {}}, {"recipe": "zh"}, attempts=attempts, service_account="embedmill-train"
+        )
         return poll(self.feedback, self.said.append, runs)
 
 

@@ -68,7 +68,8 @@ class Cluster:
     @property
     def arguments(self) -> list[str]:
         place = ["--params", str(self.path / "params.yaml"), "--submit", str(self.path / "pipeline.yaml")]
-        return [*place, "--host", self.host, "--param", "recipe=zh", "--image", IMAGE]
+        account = ["--service-account", "embedmill-train"]
+        return [*place, "--host", self.host, *account, "--param", "recipe=zh", "--image", IMAGE]
 
     def feed(self, name: str, *rows: dict[str, Any]) -> None:
         storage.write_bytes(f"{self.feedback}/{name}", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
@@ -105,7 +106,7 @@ def cluster(s3: S3Bucket, tmp_path: Path) -> Iterator[Cluster]:
     (tmp_path / "pipeline.yaml").write_text(yaml.dump_all([spec, platform], Dumper=yaml.CSafeDumper))
     feedback = f"{s3.uri}/feedback"
     (tmp_path / "params.yaml").write_text(f"flywheel: {{feedback: '{feedback}'}}\n")
-    with fake_kfp(FakeKfp(token=TOKEN, held=True)) as (kfp, host):
+    with fake_kfp(FakeKfp(token=TOKEN, held=True, accounts=("embedmill-train",))) as (kfp, host):
         cluster = Cluster(tmp_path, feedback, host, kfp)
         yield cluster
         for pod in cluster.pods:
@@ -134,6 +135,7 @@ def test_four_pollers_at_once_start_one_run(cluster: Cluster, claimed: bool) -> 
     assert [pod.returncode for pod in pods] == [0] * 4, said
     assert len(cluster.kfp.runs) == 1
     (run,) = cluster.kfp.runs.values()
+    assert run["service_account"] == "embedmill-train"
     store = open_store(cluster.feedback)
     assert store.claims() == [Claim(1, store.claims()[0].version, "pipelines")]
     started = store.last_started(1)

@@ -337,6 +337,21 @@ def test_feedback_starts_the_very_job_that_the_schedule_starts() -> None:
     assert f"--set=flywheel.feedback={place}" in only_container(poller)["command"]
 
 
+def test_runs_have_the_account_that_may_start_jobs_and_the_poller_may_name_it() -> None:
+    (poller,) = pods((named("base", "CronJob", "embedmill-poller"),))
+    (option,) = [word for word in only_container(poller)["command"] if word.startswith("--service-account=")]
+    account = option.partition("=")[2]
+    assert set(re.findall(r"embedmill submit .*--service-account (\S+)", README)) == {account}
+    bindings = [
+        each
+        for each in of_kind("base", "RoleBinding")
+        if {"kind": "ServiceAccount", "name": account} in each["subjects"]
+    ]
+    assert {each["roleRef"]["name"] for each in bindings} == {"embedmill-run", "embedmill-train"}
+    uses = [each for each in named("base", "Role", "embedmill-poller")["rules"] if each["verbs"] == ["use"]]
+    assert uses == [{"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": [account], "verbs": ["use"]}]
+
+
 def test_a_step_starts_its_jobs_of_the_runtime_and_with_the_rights_that_there_are() -> None:
     (job,) = of_kind(LAUNCHED, "TrainJob")
     reference = job["spec"]["runtimeRef"]

@@ -64,6 +64,7 @@ def test_parameters_arrive_typed_and_complete(server: Server, project: Path) -> 
     assert {name: json.loads(given.pop(name)) for name in sections} == {name: params[name] for name in sections}
     more = {"nodes": 2, "data_cpu": "4", "recipe": "", "data_version": "", "git_sha": head(project)}
     assert given == {**more, "image": DATA, "train_image": TRAIN}
+    assert "service_account" not in run
     assert {each["container"]["image"] for each in fake.executors.values()} == {DATA, TRAIN}
     assert len([each for each in fake.executors.values() if each["container"]["image"] == TRAIN]) > 3
 
@@ -75,6 +76,17 @@ def test_a_run_without_images_keeps_those_of_the_pipeline_whose_bytes_are_as_com
     documents = list(yaml.load_all(Path(FULL).read_text(), Loader=yaml.CSafeLoader))
     assert [run["pipeline_spec"]["pipeline_spec"], run["pipeline_spec"]["platform_spec"]] == documents
     assert "image" not in fake.parameters
+
+
+def test_a_run_is_of_the_account_that_is_named(server: Server) -> None:
+    fake, host = server
+    fake.accounts = ("embedmill-train",)
+    assert submit(FULL, "--service-account", "embedmill-train")[0] == 0
+    (run,) = fake.runs.values()
+    assert run["service_account"] == "embedmill-train"
+    code, _, (message,) = submit(FULL, "--service-account", "somebody")
+    assert (code, len(fake.runs)) == (3, 1)
+    assert host in message and message.endswith("service account somebody is not allowed")
 
 
 def as_pods_have_it(fake: FakeKfp, monkeypatch: pytest.MonkeyPatch) -> bool:
