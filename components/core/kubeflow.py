@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from components.core.errors import InputError, UsageError
 
@@ -259,6 +260,7 @@ class Pipelines:
             raise self._failure(int(error.status or 0), _message(error)) from None
         except urllib3.exceptions.HTTPError as error:
             reason = str(error).rpartition(": ")[2].strip("()'\"") or type(error).__name__
+            reason += ")" * (reason.count("(") - reason.count(")"))
             raise PipelinesError(f"{self.host}: cannot be reached ({reason})") from None
 
     def _failure(self, status: int, message: str) -> PipelinesError:
@@ -293,8 +295,15 @@ def _host(host: str | None) -> str:
         raise UsageError(
             f"no Kubeflow Pipelines host: give --host or set {ENDPOINT_KEY}, such as http://localhost:8080"
         )
-    # as the SDK has it
-    return (host if host.startswith(("http://", "https://")) else f"https://{host}").rstrip("/")
+    address = host if "://" in host else f"https://{host}"  # as the SDK has it
+    try:
+        parts = urlsplit(address)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is none
+        valid = False
+    if not valid:
+        raise UsageError(f"host {host}: expected an address such as http://localhost:8080")
+    return address.rstrip("/")
 
 
 def _token(token_file: str | None) -> Callable[[], str] | None:
@@ -310,9 +319,14 @@ def _token(token_file: str | None) -> Callable[[], str] | None:
 
     def read() -> str:
         try:
-            return Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: no token to read ({getattr(error, 'strerror', None) or error})") from None
+            token = Path(file).read_text(encoding="ascii").strip()
+        except UnicodeDecodeError:
+            token = ""
+        except OSError as error:
+            raise InputError(f"{file}: no token to read ({error.strerror or error})") from None
+        if not token or len(token.split()) > 1:  # the client would fail on it, each in a way of its own
+            raise InputError(f"{file}: no token to read (expected one word of ASCII characters)")
+        return token
 
     read()
     return read

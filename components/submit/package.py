@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -18,6 +19,16 @@ from components.core.kubeflow import Parameter
 
 NOT_COMPILED = "not a compiled pipeline (expected YAML with pipelineInfo, deploymentSpec and root, such as"
 EXAMPLE = "pipelines/full.yaml)"
+# What our pipelines' own parameters may be. Nobody else checks it before a run has worked for hours.
+LEAST = {"shard_groups": 1, "nodes": 0, "train_gpus": 0, "gpus_per_node": 0, "attempts": 1}
+MOST = {"shard_groups": 64}
+_QUANTITY = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i|[MGTPE])?"), "an amount such as 500m, 2 or 16Gi"
+_WEB = re.compile(r"(https?://[^\s/]+\S*)?"), "an address that begins with https:// or http://, or nothing"
+FORMS = {
+    **dict.fromkeys(("data_cpu", "data_memory", "train_cpu", "train_memory", "node_cpu", "node_memory"), _QUANTITY),
+    "storage_root": (re.compile(r"s3://[^\s/]+(/\S*)?"), "s3://bucket/prefix, which every pod can write"),
+    "webhook": _WEB,
+}
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
@@ -30,7 +41,16 @@ class Declared:
     optional: bool = False
 
     def parse(self, name: str, text: str) -> Parameter:
-        """A value from the command line. Raises UsageError if it is none of this kind."""
+        """A value from the command line. Raises UsageError if it is none of this kind, or none that pods could use."""
+        value = self._parse(name, text)
+        if name in LEAST and not LEAST[name] <= int(text) <= MOST.get(name, int(text)):
+            limit = f" to {MOST[name]}" if name in MOST else " or more"
+            raise UsageError(f"--param {name}={text}: expected {LEAST[name]}{limit}")
+        if name in FORMS and not FORMS[name][0].fullmatch(text):
+            raise UsageError(f"--param {name}={text}: expected {FORMS[name][1]}")
+        return value
+
+    def _parse(self, name: str, text: str) -> Parameter:
         try:
             if self.kind == "STRING":
                 return text

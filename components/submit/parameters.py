@@ -21,7 +21,7 @@ from components.sources.pipeline import list_sources, list_suite
 from components.submit.package import Package
 
 IMAGE, TRAIN_IMAGE = "image", "train_image"
-RECIPE, GIT_SHA, DATA_VERSION, FEEDBACK, STORAGE_ROOT = "recipe", "git_sha", "data_version", "feedback", "storage_root"
+RECIPE, GIT_SHA, DATA_VERSION, FEEDBACK = "recipe", "git_sha", "data_version", "feedback"
 
 Log = Callable[[str], None]
 
@@ -32,17 +32,18 @@ def sections_of_run(params_path: str, recipe: str, assignments: Sequence[str]) -
     Raises UsageError naming file and key for what the project's own checks refuse.
     """
     known = chain.sections()
-    given = settings.read_params(params_path)
+    given, origin = settings.read_params(params_path), params_path
     settings.check_sections(given, list(known), params_path)
     if recipe:
         path = recipes.find(recipe)
         overlay = settings.read_params(path)
         settings.check_sections(overlay, list(known), str(path))
         given = {name: _laid(known[name], given.get(name) or {}, overlay.get(name) or {}) for name in known}
+        origin = f"{params_path} with {path}"
     given = settings.override(given, assignments)
     settings.check_sections(given, list(known), "--set")
     for name, model in known.items():
-        parsed = settings.parse_section(name, model, given.get(name), params_path)
+        parsed = settings.parse_section(name, model, given.get(name), origin)
         if isinstance(parsed, IngestParams):
             _refuse_local([(f"ingest.sources[{n}].uri", each.uri) for n, each in enumerate(parsed.sources)])
             _refuse_local([(f"ingest.sources[{n}].root", each.root or "") for n, each in enumerate(parsed.sources)])
@@ -88,7 +89,7 @@ def values_of_run(
             raise UsageError(f"--param {name}: use --{name.replace('_', '-')}, which changes the containers too")
     values: dict[str, Parameter] = {name: json.dumps(value, ensure_ascii=False) for name, value in sections.items()}
     values |= {**images, **{name: declared[name].parse(name, text) for name, text in given.items()}}
-    _refuse_local([(f"--param {name}", str(values.get(name) or "")) for name in (FEEDBACK, STORAGE_ROOT)])
+    _refuse_local([(f"--param {FEEDBACK}", str(values.get(FEEDBACK) or ""))])
     values.setdefault(RECIPE, recipe)
     if GIT_SHA in declared and GIT_SHA not in values:
         state = tracking.git_state()

@@ -148,6 +148,10 @@ def test_a_token_comes_from_the_environment_or_from_a_file_that_is_read_anew(
                 pipelines.find_run("none")
             file.write_text(TOKEN)
             assert pipelines.find_run("none") is None
+    for content in (b" \n", b"two words", b"\xff\xfe"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"token: no token to read \(expected one word of ASCII characters\)"):
+            Pipelines.connect(host, token_file=str(file))
     with pytest.raises(InputError, match="absent: no token to read"):
         Pipelines.connect(host, token_file=str(tmp_path / "absent"))
 
@@ -210,6 +214,14 @@ def test_a_host_that_cannot_be_reached_is_one_line() -> None:
     with pytest.raises(EmbedmillError, match=rf"^{host}: cannot be reached \(.*Connection refused\)$") as raised:
         Pipelines.connect(host)
     assert raised.value.exit_code == InputError.exit_code
+
+
+@pytest.mark.parametrize(
+    "host", ["http://", "ftp://127.0.0.1:1", "http://127.0.0.1:99999", "localhost:http", "http://a:0"]
+)
+def test_a_host_that_is_no_address_is_a_usage_error(host: str) -> None:
+    with pytest.raises(UsageError, match=rf"^host {host}: expected an address such as http://localhost:8080$"):
+        Pipelines.connect(host)
 
 
 def test_a_run_tells_its_state_and_its_tasks_as_they_started(server: tuple[FakeKfp, str]) -> None:

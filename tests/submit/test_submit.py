@@ -176,7 +176,14 @@ def test_the_data_version_is_that_of_the_step_sources(server: Server, s3: S3Buck
         (["--param", "nodes"], "--param nodes: expected NAME=VALUE"),
         (["--param", "filter={}"], "--param filter: a section of params.yaml; use --set filter.KEY=VALUE"),
         (["--param", "train_image=a"], "--param train_image: use --train-image, which changes the containers too"),
-        (["--param", "storage_root=out"], "--param storage_root: out is a path of this machine"),
+        (["--param", "storage_root=out"], "--param storage_root=out: expected s3://bucket/prefix, which every pod can"),
+        (["--param", "storage_root="], "--param storage_root=: expected s3://bucket/prefix"),
+        (["--param", "shard_groups=65"], "--param shard_groups=65: expected 1 to 64"),
+        (["--param", "nodes=-1"], "--param nodes=-1: expected 0 or more"),
+        (["--param", "data_memory=lots"], "--param data_memory=lots: expected an amount such as 500m, 2 or 16Gi"),
+        (["--param", "node_cpu=0"], "--param node_cpu=0: expected an amount"),
+        (["--param", "webhook=chat.example"], "--param webhook=chat.example: expected an address that begins with"),
+        (["--host", "localhost:http"], "host localhost:http: expected an address such as http://localhost:8080"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_sent(server: Server, arguments: list[str], said: str) -> None:
@@ -184,6 +191,12 @@ def test_what_is_wrong_is_said_before_anything_is_sent(server: Server, arguments
     assert (code, output, len(messages)) == (2, "", 1)
     assert messages[0].startswith(f"embedmill: {said}")
     assert not server[0].seen
+
+
+def test_a_wrong_value_of_a_recipe_is_said_with_its_file(server: Server) -> None:
+    Path("mine.yaml").write_text("finetune: {lrr: 1}\n")
+    said = ["embedmill: params.yaml with mine.yaml: finetune.lrr: unknown key; did you mean lr?"]
+    assert submit(FULL, "--recipe", "mine.yaml")[::2] == (2, said)
 
 
 @pytest.mark.parametrize("content", ["import kfp\n", "a: 1\n", "a: [", "- 1\n", "\x00"])
