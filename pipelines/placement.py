@@ -26,8 +26,12 @@ SECONDS_AN_HOUR = 3600
 
 def place(task: Any, component: str, hours: int) -> Any:
     """Everything but cores, memory and GPUs, which are parameters of the pipeline. Returns the task."""
-    task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
-    kubernetes.set_timeout(task, hours * SECONDS_AN_HOUR)
+    seconds = hours * SECONDS_AN_HOUR  # of one attempt
+    # to Argo the last one is no longest pause but a deadline for all attempts, from the start of the first
+    task.set_retry(
+        RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=f"{(RETRIES + 2) * seconds}s"
+    )
+    kubernetes.set_timeout(task, seconds)
     kubernetes.use_config_map_as_env(task, "embedmill-settings", {key: key for key in SETTINGS}, optional=True)
     kubernetes.use_secret_as_env(task, "embedmill-s3", {key: key for key in KEYS}, optional=True)
     kubernetes.use_secret_as_env(task, "embedmill-tokens", {key: key for key in TOKENS}, optional=True)

@@ -128,6 +128,19 @@ def test_tasks_are_tried_again_and_cached_where_their_inputs_decide_their_result
         assert not task.get("cachingOptions", {}).get("enableCache", False)
 
 
+def test_the_last_attempt_of_a_task_has_its_whole_time() -> None:
+    """Argo ends every attempt that lasts longer than the retry policy's maximum since the start of the first one."""
+    configs = PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for group in (ROOT, *(each for each in SPEC["components"].values() if "dag" in each)):
+        for name, task in group["dag"]["tasks"].items():
+            if "retryPolicy" in task:
+                policy, config = task["retryPolicy"], configs[component(task["componentRef"]["name"])["executorLabel"]]
+                first, longest = (int(policy[key].rstrip("s")) for key in ("backoffDuration", "backoffMaxDuration"))
+                attempts = policy["maxRetryCount"] + 1
+                pauses = first * (2 ** policy["maxRetryCount"] - 1)
+                assert longest >= attempts * int(config["activeDeadlineSeconds"]) + pauses, name
+
+
 def test_a_task_that_is_cached_does_not_know_which_run_it_is_of() -> None:
     for group in (each["dag"]["tasks"] for each in SPEC["components"].values() if "dag" in each):
         for name, task in group.items():
