@@ -71,6 +71,8 @@ def step_component(step: Step, stage: str = "", feeds: bool = False, overrides: 
     gives |= {name: dsl.OutputPath(str) for name in outputs_of(step)}
     if feeds:
         asks["shard_groups"], gives[PARTS] = int, dsl.OutputPath(list)
+    if step.name == "register":
+        asks["result_uri"] = str
     if step.name == "sources":
         asks["data_version"], gives[VERSION] = str, dsl.OutputPath(str)
     gives |= {f"shown_{port.name}": _SHOWN[port.shows] for port in step.outputs if port.shows}

@@ -100,6 +100,7 @@ def full(
     recipe: str = "",
     data_version: str = "",
     feedback: str = "",
+    result_uri: str = "",
     git_sha: str = "",
     repository: str = "",
     image: str = IMAGES["data"],
@@ -147,6 +148,8 @@ def full(
             arguments |= {port.name: made[port.default] for port in step.inputs}
             if step.name == "sources":
                 arguments["data_version"] = data_version
+            if step.name == "register":
+                arguments["result_uri"] = result_uri
             if feeds_a_loop(step):
                 arguments["shard_groups"] = shard_groups
             if step.stages:

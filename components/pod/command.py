@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,9 @@ class Request:
 @click.option("--queue", default="", help="Kueue's local queue for jobs.")
 @click.option("--priority-class", default="", help="Priority class of jobs.")
 @click.option("--version", default="", metavar="FILE", help="sources: file for the version of the data.")
+@click.option(
+    "--result-uri", "result", default="", metavar="URI", help="register: where the version is written as well."
+)
 @click.option("--run", "run_id", default="", metavar="ID", help="The pipeline's run, for MLflow and labels.")
 def pod(
     name: str,
@@ -116,9 +120,12 @@ def pod(
     data_version: str,
     run_id: str,
     job_image: str,
+    result: str,
     **told: Any,
 ) -> None:
     """Run STEP with its outputs under ROOT, at a place named by all that decides them."""
+    # the first process of a container has no handler that ends it, and waits to be killed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if run_id:
         os.environ[RUN_ID] = run_id
     sections = _effective(given, recipe, overrides)
@@ -129,7 +136,7 @@ def pod(
         write_output(done, part)
         return
     _check_parts(after)
-    place = _list_sources(request, data_version) if name == SOURCES else _make(request, machines)
+    place = _list_sources(request, data_version) if name == SOURCES else _make(request, machines, result)
     _tell(request, place, **told)
 
 
@@ -142,8 +149,8 @@ def _effective(given: Sequence[tuple[str, str]], recipe: str, overrides: str) ->
     return settings.override(sections, [f"{key}={json.dumps(value)}" for key, value in values.items()])
 
 
-def _make(request: Request, machines: Machines) -> Place:
-    """Run the step, unless an earlier pod has."""
+def _make(request: Request, machines: Machines, result: str) -> Place:
+    """Run the step, unless an earlier pod has; a version that it registers is written at `result` as well."""
     step = request.step
     place = Place.of(request.root, step, request.asked())
     if not step.volatile and place.finished():
@@ -155,7 +162,11 @@ def _make(request: Request, machines: Machines) -> Place:
     elif request.runs_on_ray:
         run_on_ray(step, place.name, request.arguments(place.outputs(step)), machines)
     else:
-        here(step, request.arguments(place.outputs(step)))
+        try:
+            here(step, request.arguments(place.outputs(step)))
+        finally:  # a version that the gate refuses is one, too
+            if result and storage.exists(place.outputs(step)["version"]):
+                storage.write_bytes(result, storage.read_bytes(place.outputs(step)["version"]))
     if not step.volatile:
         place.finish()
     return place

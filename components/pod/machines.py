@@ -14,7 +14,7 @@ from components.core.command import step_command
 from components.core.errors import EmbedmillError
 from components.core.reproduce import FAILURE
 from components.core.step import Step
-from components.launch.job import Job, job_name
+from components.launch.job import RUN, Job, job_name
 from components.launch.rayjob import run_ray_job
 from components.launch.trainjob import run_train_job
 from components.training import elastic
@@ -47,7 +47,7 @@ class Machines:
 
     def job(self, step: Step, work: str, command: Sequence[str], nodes: int) -> Job:
         """The job that runs `command` and is named by its work, so that a pod that comes back finds it."""
-        labels = {"embedmill.dev/run": self.run} if self.run else {}
+        labels = {RUN: self.run} if self.run else {}
         return Job(
             name=job_name(step.name, work),
             step=step.name,

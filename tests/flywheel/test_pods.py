@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from components.core import storage
 from components.core.fingerprint import json_document
@@ -52,6 +51,7 @@ reach("ready")
 sys.exit(cli._run(["flywheel", *sys.argv[2:]], debug=False))
 """
 IMAGE = "registry.example/embedmill-data@sha256:0123"
+FULL = PROJECT / "pipelines" / "full.yaml"
 WAIT_SECONDS = 120.0
 
 
@@ -67,7 +67,7 @@ class Cluster:
 
     @property
     def arguments(self) -> list[str]:
-        place = ["--params", str(self.path / "params.yaml"), "--submit", str(self.path / "pipeline.yaml")]
+        place = ["--params", str(self.path / "params.yaml"), "--submit", str(FULL)]
         account = ["--service-account", "embedmill-train"]
         return [*place, "--host", self.host, *account, "--param", "recipe=zh", "--image", IMAGE]
 
@@ -100,10 +100,6 @@ class Cluster:
 
 @pytest.fixture
 def cluster(s3: S3Bucket, tmp_path: Path) -> Iterator[Cluster]:
-    full = (PROJECT / "pipelines" / "full.yaml").read_text(encoding="utf-8")
-    spec, platform = yaml.load_all(full, Loader=yaml.CSafeLoader)
-    spec["root"]["inputDefinitions"]["parameters"]["result_uri"] = {"parameterType": "STRING", "defaultValue": ""}
-    (tmp_path / "pipeline.yaml").write_text(yaml.dump_all([spec, platform], Dumper=yaml.CSafeDumper))
     feedback = f"{s3.uri}/feedback"
     (tmp_path / "params.yaml").write_text(f"flywheel: {{feedback: '{feedback}'}}\n")
     with fake_kfp(FakeKfp(token=TOKEN, held=True, accounts=("embedmill-train",))) as (kfp, host):
@@ -203,7 +199,7 @@ def test_what_is_wrong_is_said_before_anything_is_claimed(cluster: Cluster, embe
     here = ["--set", "flywheel.feedback=feedback/"]
     for arguments, message in (
         ([*cluster.arguments, *here], "flywheel.feedback: feedback/: a run in the cluster cannot read it"),
-        ([*cluster.arguments, "--param", "reciep=zh"], "pipeline.yaml: no parameter reciep; did you mean recipe?"),
+        ([*cluster.arguments, "--param", "reciep=zh"], "full.yaml: no parameter reciep; did you mean recipe?"),
         ([*cluster.arguments, "--param", "nodes=two"], "--param nodes=two: expected a whole number"),
         ([*cluster.arguments, "--param", "feedback=x"], "--param feedback: the flywheel fills that in"),
         ([*cluster.arguments, "--submit", "gone.yaml"], "gone.yaml: no such file"),

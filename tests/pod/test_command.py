@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +16,12 @@ import pytest
 
 from components import chain
 from components.cli import cli
-from components.core.errors import InputError, UsageError
+from components.core.errors import GateRefused, InputError, UsageError
 from components.core.recipes import HOME_KEY
+from components.core.step import Context
 from components.launch.job import Job
 from components.pod import machines
+from tests.conftest import PROJECT
 from tests.fixtures.small_corpus import SMALL, records, write_dataset
 
 FILES = ("first.jsonl", "second.jsonl", "third.jsonl")
@@ -230,3 +238,49 @@ def test_a_data_step_on_ray_is_one_job_and_its_stages_do_nothing(monkeypatch: py
     assert (job.step, job.image) == ("ingest", "train:1")
     assert job.command[:2] == ("embedmill", "ingest")
     assert json.loads(job.command[job.command.index("run") + 1]) == {"executor": "ray"}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_who_started_the_run_finds_the_version_even_if_the_gate_refuses_it(
+    strict: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def register(ctx: Context) -> None:
+        Path(ctx.outputs["version"]).parent.mkdir(parents=True, exist_ok=True)
+        Path(ctx.outputs["version"]).write_text('{"gate": "failed", "version": 3}')
+        if strict:
+            raise GateRefused("one point below the champion")
+
+    monkeypatch.setattr("components.register.pipeline.run", register)
+    Path("made").mkdir()
+    inputs = {port.name: f"made/{port.name}" for port in chain.step("register").inputs}
+    for port in chain.step("register").inputs:
+        path = Path(inputs[port.name])
+        path.mkdir() if port.kind == "model" else path.write_text("{}")
+    with pytest.raises(GateRefused) if strict else nullcontext():
+        pod("register", "--result-uri", "told/result.json", **inputs)
+    assert json.loads(Path("told/result.json").read_text()) == {"gate": "failed", "version": 3}
+
+
+def test_a_pod_that_is_told_to_end_says_so_and_ends(tmp_path: Path) -> None:
+    """As the first process of a container, to which SIGTERM does nothing unless it is handled."""
+    line = [sys.executable, "-m", "components", "pod", "sources", "--root", "../store", "--section", "run", "{}"]
+    line += ["--section", "ingest", json.dumps({"sources": [{"uri": "fifo.jsonl"}]}), "--section", "evaluate", "{}"]
+    os.mkfifo("fifo.jsonl")  # nobody writes to it, so that the step waits
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    process = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while signal.SIGTERM not in _caught(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.lstrip()) == (
+        5,
+        "embedmill: interrupted; finished work is kept, run the same command to go on\n",
+    )
+
+
+def _caught(pid: int) -> set[int]:
+    """The signals that a process has its own handlers for."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+    return {number for number in range(1, 32) if mask >> (number - 1) & 1}
