@@ -23,6 +23,7 @@ def poll(
     host: str,
     namespace: str,
     experiment: str,
+    service_account: str,
     recipe: str,
     image: str,
     train_image: str,
@@ -34,7 +35,8 @@ def poll(
     """Start one run for feedback that is new, or look what became of the last one."""
     arguments: list[Any] = ["poll", "--params", f"{HOME}/params.yaml", "--submit", f"{HOME}/pipelines/full.yaml"]
     arguments += ["--set", f"flywheel.feedback={feedback}", "--host", host, "--namespace", namespace]
-    arguments += ["--experiment", experiment, "--image", image, "--train-image", train_image]
+    arguments += ["--experiment", experiment, "--service-account", service_account]
+    arguments += ["--image", image, "--train-image", train_image]
     passed = {"recipe": recipe, "storage_root": storage_root, "repository": repository, "webhook": webhook}
     for name, value in passed.items():
         arguments += ["--param", f"{name}={value}"]
@@ -50,6 +52,7 @@ def flywheel(
     host: str = "",
     namespace: str = "",
     experiment: str = "embedmill",
+    service_account: str = "",
     recipe: str = "",
     image: str = IMAGES["data"],
     train_image: str = IMAGES["train"],
@@ -64,6 +67,7 @@ def flywheel(
         host=host,
         namespace=namespace,
         experiment=experiment,
+        service_account=service_account,
         recipe=recipe,
         image=image,
         train_image=train_image,

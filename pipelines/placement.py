@@ -9,7 +9,7 @@ from kfp import kubernetes
 from components.core.step import Step
 from pipelines.component import cached
 
-SETTINGS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+SETTINGS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "KF_PIPELINES_UI_ENDPOINT")
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 TOKENS = (
     "GIT_TOKEN",

@@ -37,7 +37,7 @@ def test_the_task_polls_with_options_of_the_command_and_is_never_cached() -> Non
 def test_what_it_passes_on_are_parameters_of_the_chain() -> None:
     full, _ = yaml.load_all((PROJECT / "pipelines" / "full.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     taken = set(full["root"]["inputDefinitions"]["parameters"])
-    own = {"host", "namespace", "experiment", "attempts", "feedback"}
+    own = {"host", "namespace", "experiment", "service_account", "attempts", "feedback"}
     assert set(SPEC["root"]["inputDefinitions"]["parameters"]) - own <= taken
 
 
