@@ -7,6 +7,7 @@ from typing import Any
 from kfp import kubernetes
 
 from components.core.step import Step
+from components.core.tracking import RUN_KEY
 from pipelines.component import cached
 
 SETTINGS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "KF_PIPELINES_UI_ENDPOINT")
@@ -19,6 +20,7 @@ TOKENS = (
     "OPENAI_API_KEY",
     "WEBHOOK_TOKEN",
 )
+RUN_LABEL = "pipeline/runid"  # by which Kubeflow Pipelines marks every pod of a run
 USER = 10001  # of the images
 RETRIES = 3
 SECONDS_AN_HOUR = 3600
@@ -55,6 +57,8 @@ def place_step(task: Any, step: Step, cpu: Any, memory: Any, stage: str = "") ->
     task.set_display_name(f"{step.name}: {stage}" if stage else step.name)
     limit(task, cpu, memory)
     task.set_caching_options(cached(step))
+    if cached(step):  # others are told by an input
+        kubernetes.use_field_path_as_env(task, RUN_KEY, f"metadata.labels['{RUN_LABEL}']")
     return task
 
 

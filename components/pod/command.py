@@ -24,12 +24,12 @@ from components.core.fingerprint import canonical_json
 from components.core.recipes import lay_recipe
 from components.core.sources import data_version as data_version_of
 from components.core.step import Step
+from components.core.tracking import RUN_KEY
 from components.pod.machines import Machines, here, run_on_ray, say, train
 from components.pod.parts import next_parts
 from components.pod.places import Place
 from components.pod.shown import show, write_output
 
-RUN_ID = "EMBEDMILL_RUN_ID"
 SOURCES = "sources"
 # Options that say what a step runs on.
 MACHINES = ("nodes", "gpus", "gpus_per_node", "node_cpu", "node_memory", "queue", "priority_class")
@@ -104,7 +104,9 @@ class Request:
 @click.option(
     "--result-uri", "result", default="", metavar="URI", help="register: where the version is written as well."
 )
-@click.option("--run", "run_id", default="", metavar="ID", help="The pipeline's run, for MLflow and labels.")
+@click.option(
+    "--run", "run_id", default="", envvar=RUN_KEY, metavar="ID", help="The pipeline's run, for MLflow and labels."
+)
 def pod(
     name: str,
     root: str,
@@ -127,7 +129,7 @@ def pod(
     # the first process of a container has no handler that ends it, and waits to be killed
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if run_id:
-        os.environ[RUN_ID] = run_id
+        os.environ[RUN_KEY] = run_id
     sections = _effective(given, recipe, overrides)
     request = Request(chain.step(name), root, image, sections, {port: uri for port, uri in inputs if uri})
     machines = Machines(**{key: told.pop(key) for key in MACHINES}, image=job_image or image, run=run_id)

@@ -141,11 +141,20 @@ def test_the_last_attempt_of_a_task_has_its_whole_time() -> None:
                 assert longest >= attempts * int(config["activeDeadlineSeconds"]) + pauses, name
 
 
-def test_a_task_that_is_cached_does_not_know_which_run_it_is_of() -> None:
+def test_a_task_learns_of_its_run_by_an_input_and_one_that_is_cached_by_the_label_of_its_pod() -> None:
+    configs = PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for group in (each["dag"]["tasks"] for each in SPEC["components"].values() if "dag" in each):
         for name, task in group.items():
+            label = component(task["componentRef"]["name"]).get("executorLabel")
+            if label is None:
+                continue
+            fields = [each["fieldPath"] for each in configs[label].get("fieldPathAsEnv", ())]
+            told = task["inputs"]["parameters"].get("run", {}).get("runtimeValue", {}).get("constant")
             if task.get("cachingOptions", {}).get("enableCache", False):
+                assert (fields, told) == (["metadata.labels['pipeline/runid']"], None), name
                 assert "pipeline_job" not in json.dumps(task["inputs"]), name
+            else:
+                assert (fields, told) == ([], "{{$.pipeline_job_uuid}}"), name
 
 
 def test_the_exit_handler_hears_how_the_chain_ended() -> None:

@@ -20,8 +20,8 @@ SETTINGS = (ROOT / "base" / "settings.env").read_text(encoding="utf-8")  # those
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Of kfp-kubernetes' executor configuration. A volume claim, a host path or a secret as a file would be something else.
 CONFIGURATION = {
-    "activeDeadlineSeconds", "configMapAsEnv", "emptyDirMounts", "nodeSelector", "podMetadata", "secretAsEnv",
-    "securityContext", "tolerations",
+    "activeDeadlineSeconds", "configMapAsEnv", "emptyDirMounts", "fieldPathAsEnv", "nodeSelector", "podMetadata",
+    "secretAsEnv", "securityContext", "tolerations",
 }  # fmt: skip
 
 
