@@ -94,7 +94,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         click.echo(error.ctx.get_help() if error.ctx else error.format_message())
         return UsageError.exit_code
     except click.ClickException as error:
-        _complain(error.format_message())
+        _complain(" ".join(error.format_message().split()))
         return UsageError.exit_code
     except EmbedmillError as error:
         if debug:

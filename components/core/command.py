@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +22,22 @@ LOCKS = ".embedmill/locks"
 GIVEN = "--section"
 # dvc may have been killed a moment ago; its step then dies within this time.
 LOCK_WAIT_SECONDS = 20.0
+
+
+class Seconds(click.FloatRange):
+    """The type of an option that says how long to wait: up to a day, and no NaN, which every other range lets pass."""
+
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(0.1, 86400)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds; a usage error for what is none."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return seconds
 
 
 def step_command(step: Step, all_sections: Callable[[], Mapping[str, type[Section]]]) -> click.Command:
@@ -65,7 +82,9 @@ def step_command(step: Step, all_sections: Callable[[], Mapping[str, type[Sectio
 def params_options() -> list[click.Parameter]:
     """The two options that every command with parameters has: the file, and overrides on top of it."""
     return [
-        click.Option(["--params", "params"], default="params.yaml", show_default=True, help="Parameter file."),
+        click.Option(
+            ["--params", "params"], default="params.yaml", show_default=True, metavar="FILE", help="Parameter file."
+        ),
         click.Option(
             ["--set", "assignments"], multiple=True, metavar="SECTION.KEY=VALUE", help="Override one parameter."
         ),

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from components.core import settings, storage
-from components.core.command import params_options
+from components.core.command import Seconds, params_options
 from components.core.errors import EmbedmillError, Interrupted, UsageError
 from components.core.kubeflow import Parameter, Pipelines
 from components.core.reproduce import ChainFailed
@@ -101,7 +101,7 @@ def _read_values(package: Package, assigned: tuple[str, ...]) -> dict[str, Param
 
 
 def _status(params: str, assignments: tuple[str, ...]) -> None:
-    """Show every version that was claimed: its files and rows, and the model that came of it."""
+    """Show every claimed version, its size and what came of it."""
     store = open_store(_read_feedback(params, assignments))
     claims = store.claims()
     if not claims:
@@ -138,9 +138,7 @@ _TAKE_OVER = click.Option(
     is_flag=True,
     help="Finish the unfinished batch of a poller on another machine that will not come back (S3 feedback only).",
 )
-_INTERVAL = click.Option(
-    ["--interval"], type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Seconds between polls."
-)
+_INTERVAL = click.Option(["--interval"], type=Seconds(), default=60.0, show_default=True, help="Seconds between polls.")
 _WHERE = (
     click.Option(
         ["--submit"],
@@ -148,9 +146,13 @@ _WHERE = (
         help="Train as a run of this compiled pipeline on Kubeflow, not here: the poll starts it, a later one looks.",
     ),
     click.Option(["--host"], metavar="URL", help="Kubeflow Pipelines, where the environment does not name it."),
-    click.Option(["--namespace"], help="Namespace of the runs, where a server for several users wants one."),
+    click.Option(
+        ["--namespace"], metavar="NS", help="Namespace of the runs, where a server for several users wants one."
+    ),
     click.Option(["--token-file"], metavar="FILE", help="File with the token for the server."),
-    click.Option(["--experiment"], default=EXPERIMENT, show_default=True, help="Experiment of the runs."),
+    click.Option(
+        ["--experiment"], default=EXPERIMENT, show_default=True, metavar="NAME", help="Experiment of the runs."
+    ),
     click.Option(
         ["--service-account"],
         default="",

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from components.core import environment
+from components.core.command import Seconds
 from components.core.errors import UsageError
 from components.serve.access import check_bound, read_key
 
@@ -93,7 +94,7 @@ serve = click.Command(
         click.Option(["--port"], type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one."),
         click.Option(
             ["--poll"],
-            type=click.FloatRange(min=0.1),
+            type=Seconds(),
             default=60.0,
             show_default=True,
             help="Seconds between looks for a new champion.",

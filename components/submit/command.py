@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import click
 
-from components.core.command import params_options
+from components.core.command import Seconds, params_options
 from components.core.errors import Interrupted, UsageError
 from components.core.kubeflow import ENDPOINT_KEY, TOKEN_FILE_KEY, TOKEN_KEY, Pipelines, PipelinesError
 from components.submit.follow import check_ended_well, follow
@@ -117,14 +117,16 @@ submit = click.Command(
         ),
         click.Option(["--image"], metavar="REF", help="Image of the data steps, by digest."),
         click.Option(["--train-image"], metavar="REF", help="Image of the other steps, by digest."),
-        click.Option(["--experiment"], default=EXPERIMENT, show_default=True, help="Experiment; made if missing."),
+        click.Option(
+            ["--experiment"], default=EXPERIMENT, show_default=True, metavar="NAME", help="Experiment; made if missing."
+        ),
         click.Option(
             ["--service-account"],
             default="",
             metavar="NAME",
             help="Account of the run's pods, such as embedmill-train; by default Kubeflow's own.",
         ),
-        click.Option(["--name"], help="Name of the run; by default the pipeline's with the time."),
+        click.Option(["--name"], metavar="NAME", help="Name of the run; by default the pipeline's with the time."),
         click.Option(["--host"], metavar="URL", help=f"Kubeflow Pipelines; by default {ENDPOINT_KEY}."),
         click.Option(["--namespace"], metavar="NS", help="Your namespace, where the server is for several users."),
         click.Option(
@@ -135,7 +137,7 @@ submit = click.Command(
         click.Option(["--wait"], is_flag=True, help="Follow the run; exit code 1 unless it succeeds."),
         click.Option(
             ["--interval"],
-            type=click.FloatRange(min=0.1),
+            type=Seconds(),
             default=5.0,
             show_default=True,
             help="Seconds between looks at the run.",

@@ -65,7 +65,7 @@ def _run(**given: Any) -> None:
                 _log(f"{title}: failed; the others go on")
         results = Results(params, outcomes)
         _write(results, OUTPUT)
-    _show(results)
+    _show(results, OUTPUT)
     if failed := results.failed:
         first = f"{failed[0].trial.name}: {failed[0].failure}"
         raise ChainFailed(f"{len(failed)} of {len(trials)} trials failed, the first one {first}", code)
@@ -99,7 +99,7 @@ def _choose(
             executor_output(executor_input),
             canonical_json({"artifacts": {"figures": {"artifacts": [artifact]}}}).encode(),
         )
-    _show(results)
+    _show(results, output)
 
 
 def _parameters(
@@ -145,8 +145,8 @@ def _write(results: Results, folder: str) -> None:
     storage.write_bytes(storage.join(folder, PAGE), page(results).encode())
 
 
-def _show(results: Results) -> None:
-    """Print the table, the best trials marked where colours can be seen."""
+def _show(results: Results, folder: str) -> None:
+    """Print the table, the best trials marked where colours can be seen, and where to look next."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -158,6 +158,9 @@ def _show(results: Results) -> None:
         table.add_row(*row, style="bold green" if is_best else "red" if outcome.failure else None)
     Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False).print(table)
     click.echo(f"Best: {results.summary()}")
+    click.echo(f"\nPage      {storage.join(folder, PAGE)}")
+    if best is not None:
+        click.echo(f"Recipe    {storage.join(folder, RECIPE)}")
 
 
 def _log(message: str) -> None:
@@ -171,7 +174,7 @@ def _options(*more: click.Parameter) -> Sequence[click.Parameter]:
         click.Option(
             ["--section", "given"], multiple=True, nargs=2, metavar="NAME JSON", help="A whole section, as JSON."
         ),
-        click.Option(["--recipe"], default="", help="Recipe to lay under the sections."),
+        click.Option(["--recipe"], default="", metavar="NAME|FILE", help="Recipe to lay under the sections."),
     ]
 
 
@@ -190,8 +193,9 @@ sweep = click.Group(
             ],
             callback=_plan,
             help=_plan.__doc__,
+            short_help="List the trials as JSON.",
         ),
-        click.Command("run", params=[*_options()], callback=_run, help=_run.__doc__),
+        click.Command("run", params=[*_options()], callback=_run, help=_run.__doc__, short_help="Run the trials here."),
         click.Command(
             "choose",
             params=[
@@ -208,6 +212,7 @@ sweep = click.Group(
             ],
             callback=_choose,
             help=_choose.__doc__,
+            short_help="Choose among trials that ran elsewhere.",
         ),
     ],
     help="Try every combination of some values, each trained and measured, and make the best one a recipe.",

@@ -11,7 +11,7 @@ from components.sweep.results import Combination, Results
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1a1f26;background:#fff}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .75rem;border-bottom:1px solid #dfe3e8;text-align:right}
 th:first-child,td:first-child,td:last-child,th:last-child{text-align:left}
 tr.best td{font-weight:600;background:#e2f3ea}
@@ -28,8 +28,7 @@ DARK_FROM = 0.55  # share of the way to HIGH from which white text reads better
 
 def page(results: Results) -> str:
     """The whole page as HTML, without script and without anything from elsewhere."""
-    best = results.best()
-    found = f"<p>Best: {escape(results.summary())}{_words(best) if best else ''}.</p>"
+    found = f"<p>Best: {escape(results.summary())}.</p>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Sweep</title>'
         f"<style>{STYLE}</style></head><body><h1>Sweep</h1>{found}{figure(results)}{_table(results)}</body></html>\n"
@@ -123,12 +122,7 @@ def _table(results: Results) -> str:
     for outcome, row in zip(results.outcomes, results.rows(), strict=True):
         mark = ' class="best"' if best is not None and outcome.trial.point == best.name else ""
         lines.append(f"<tr{mark}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-def _words(best: Combination) -> str:
-    told = ", ".join(f"{key} {_label(value)}" for key, value in best.values.items())
-    return f" with {escape(told)}" if told else ""
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def _label(value: Any) -> str:

@@ -143,12 +143,13 @@ class Results:
         return (head + yaml.safe_dump(lay({}, best.values), sort_keys=False, allow_unicode=True)).encode()
 
     def summary(self) -> str:
-        """The best value in words."""
+        """The best value and its combination in words."""
         best = self.best()
         if best is None or best.mean is None:
             return "no trial came to an end"
         spread = f" ± {best.spread:.2f} over {best.seeds} seeds" if best.seeds > 1 else ""
-        return f"{self.params.metric} {best.mean:.2f}{spread}"
+        values = ", ".join(f"{key} {_cell(value)}" for key, value in best.values.items())
+        return f"{self.params.metric} {best.mean:.2f}{spread}{f' with {values}' if values else ''}"
 
     def _values(self, outcome: Outcome | None = None) -> dict[str, float | None]:
         """The value to go by and then the other figures; of one outcome, or only their names."""

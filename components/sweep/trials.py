@@ -114,6 +114,8 @@ def decode(text: str, origin: str) -> list[Trial]:
     """Trials from the JSON list of what `encode` makes of them. Raises InputError."""
     try:
         listed = [json.loads(each["overrides"]) for each in json.loads(text)]
+        if not listed:
+            raise ValueError("it is empty")
         return [Trial(values, values.pop(SEED, None)) for values in listed]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{origin}: no list of trials ({type(error).__name__}: {error})") from None

@@ -137,7 +137,18 @@ def test_a_full_disk_ends_the_step_and_a_rerun_goes_on(embedmill: Embedmill, ing
     assert json.loads((small_disk / "filter/manifest.json").read_text())["rows"] > 200
 
 
+@pytest.mark.parametrize(
+    "command", [["serve", "--poll"], ["submit", "full.yaml", "--interval"], ["flywheel", "watch", "--interval"]]
+)
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "1e9", "soon"])
+def test_a_time_to_wait_is_a_number_of_seconds_up_to_a_day(
+    embedmill: Embedmill, command: list[str], seconds: str
+) -> None:
+    assert f"Invalid value for '{command[-1]}': " in complaint(embedmill(*command, seconds), USAGE)
+
+
 def test_help_says_it_and_unknown_commands_are_usage_errors(embedmill: Embedmill) -> None:
     assert "Usage: embedmill filter" in embedmill("filter", "--help").stdout
+    assert "Missing argument 'STEP'. Choose from: sources, ingest" in complaint(embedmill("pod"), USAGE)
     assert "No such command 'fliter'" in complaint(embedmill("fliter"), USAGE)
     assert "params.yaml: no such file" in complaint(embedmill("filter"), USAGE)

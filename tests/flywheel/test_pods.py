@@ -31,7 +31,7 @@ from components import cli
 from components.core import kubeflow
 from components.flywheel import cluster
 
-cluster.PATIENCE_SECONDS, cluster.LOOK_SECONDS = 1.0, 0.02
+cluster.PATIENCE_SECONDS, cluster.LOOK_SECONDS = 5.0, 0.02  # longer than creating takes below
 stop, create = pathlib.Path(sys.argv[1]), kubeflow.Pipelines.create_run
 
 def reach(moment):

@@ -78,7 +78,7 @@ def test_seeds_give_mean_and_spread_and_a_combination_with_a_failed_one_is_out()
     assert (first.mean, first.spread, first.seeds) == (2.0, round(math.sqrt(2), 4), 2)
     assert second.mean is None
     assert found.best() == first
-    assert found.summary() == "score 2.00 ± 1.41 over 2 seeds"
+    assert found.summary() == "score 2.00 ± 1.41 over 2 seeds with finetune.lr 0.01"
 
 
 def test_the_table_has_a_line_for_each_trial_and_the_recipe_lies_over_params() -> None:

@@ -50,6 +50,8 @@ def test_what_is_handed_on_comes_back_and_keeps_its_numbers() -> None:
     )
     with pytest.raises(InputError, match="--trials: no list of trials"):
         decode('{"a": 1}', "--trials")
+    with pytest.raises(InputError, match=r"--trials: no list of trials \(.*it is empty"):
+        decode("[]", "--trials")
 
 
 def test_only_what_changes_pretraining_pretrains_again() -> None:
