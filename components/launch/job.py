@@ -22,7 +22,7 @@ class Job:
     """One command in containers of one image, on `nodes` nodes of the cluster."""
 
     name: str
-    """See `job_name`. The same name and the same everything else is the same job."""
+    """See `job_name`. The same name and the same everything else but the run's label is the same job."""
     step: str
     command: tuple[str, ...]
     """The whole argv of each node's container."""

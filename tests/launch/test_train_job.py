@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 
+from components.launch.job import RUN
 from tests.fixtures.fake_kubernetes import ACCOUNT, FakeKubernetes
 from tests.launch.process import JOB, Launcher
 
@@ -116,6 +117,16 @@ def test_a_second_attempt_is_still_the_second_after_the_launcher_was_killed(
     break_down(cluster)
     assert launcher.end() == 1
     assert made(cluster) == 2
+
+
+def test_two_runs_that_ask_for_the_same_follow_one_job(cluster: FakeKubernetes, launch: Launch) -> None:
+    first = launch(labels={RUN: "one"})
+    cluster.job()
+    second = launch(labels={RUN: "two"})
+    second.wait_for("followed from here")
+    succeed(cluster, *cluster.start_nodes(NAME))
+    assert (first.end(), second.end()) == (0, 0)
+    assert made(cluster) == 1
 
 
 def test_another_job_of_the_same_name_goes_first(cluster: FakeKubernetes, launch: Launch) -> None:
