@@ -17,7 +17,7 @@ test: $(READY)
 	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -rs
 
 lint: $(READY)
-	@ruff check . && ruff format --check . && mypy
+	@ruff check . && ruff format --check . && mypy && hadolint --config docker/hadolint.yaml docker/Dockerfile
 
 images:
 	@set -e; for target in data train serve; do \
