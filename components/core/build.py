@@ -116,6 +116,22 @@ def open_finished(uri: str, step: str, fingerprint: str, made_from: str, workers
     return found
 
 
+def find_or_make(find: Callable[[], Dataset | None], make: Callable[[], Dataset | None]) -> Dataset | None:
+    """What `find` finds finished, else what `make` returns: None if that was only a part of it.
+
+    Another run with the same inputs may finish meanwhile and tidy up files that this one reads: then it finds that.
+    """
+    output = find()
+    if output is None:
+        try:
+            output = make()
+        except MissingFile:
+            output = find()
+            if output is None:
+                raise
+    return output
+
+
 def _make_shards(
     uri: str,
     step: str,

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from components.core import storage
-from components.core.build import ShardOutput, ShardTask, build_ahead, build_dataset, open_finished
+from components.core.build import ShardOutput, ShardTask, build_ahead, build_dataset, find_or_make, open_finished
 from components.core.crew import Crew
-from components.core.errors import InputError, MissingFile
+from components.core.errors import InputError
 from components.core.execute import end_if_orphaned
 from components.core.fingerprint import code_digest, digest_json
 from components.core.ledger import Ledger
@@ -86,14 +86,8 @@ def run(context: Context) -> None:
     finished = partial(
         open_finished, context.outputs["output"], "filter", fingerprint, made_from, workers=context.workers
     )
-    output = finished()
-    if output is None:
-        try:
-            output = _filter(context, params, shuffle, reference, model, fingerprint, made_from)
-        except MissingFile:  # of another run with the same inputs that has finished, and tidied up
-            output = finished()
-            if output is None:
-                raise
+    make = partial(_filter, context, params, shuffle, reference, model, fingerprint, made_from)
+    output = find_or_make(finished, make)
     if output is None:
         return
     storage.remove_tree(shuffle.area)

@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from components.core import storage
 from components.core.arrays import read_array, write_array
-from components.core.build import ShardOutput, ShardTask, build_ahead, build_dataset, open_finished
-from components.core.errors import InputError, MissingFile
+from components.core.build import ShardOutput, ShardTask, build_ahead, build_dataset, find_or_make, open_finished
+from components.core.errors import InputError
 from components.core.execute import map_ordered
 from components.core.fingerprint import code_digest, digest_json, json_document
 from components.core.manifest import Dataset, Shard
@@ -70,15 +70,9 @@ def run(context: Context) -> None:
     finished = partial(
         open_finished, context.outputs["output"], "score", fingerprint, made_from, workers=context.workers
     )
-    output = finished()
-    if output is None:
-        scored = [_place(shard, area, [code, used]) for shard in dataset.shards]
-        try:
-            output = _score(context, params, dataset, teachers, scored, fingerprint, made_from)
-        except MissingFile:  # of another run with the same inputs that has finished, and tidied up
-            output = finished()
-            if output is None:
-                raise
+    scored = [_place(shard, area, [code, used]) for shard in dataset.shards]
+    make = partial(_score, context, params, dataset, teachers, scored, fingerprint, made_from)
+    output = find_or_make(finished, make)
     if output is None:
         return
     if not context.part:
