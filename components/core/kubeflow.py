@@ -167,12 +167,14 @@ class Pipelines:
         package: Mapping[str, Any],
         parameters: Mapping[str, Parameter],
         service_account: str = "",
+        before: Callable[[], None] = lambda: None,
     ) -> Run:
         """Start a run of a pipeline in an experiment, which is made if it is missing.
 
         `package` is what the compiler writes: a pipeline spec, or {"pipeline_spec": …, "platform_spec": …}. All pods of
-        the run are of `service_account`, by default the server's own. Where an answer was lost the run may be there all
-        the same: `start_run` finds that out.
+        the run are of `service_account`, by default the server's own. `before` is called right before the request that
+        creates the run; if it raises, that is not sent. Where an answer was lost the run may be there all the same:
+        `start_run` finds that out.
         """
         body = self._models.V2beta1Run(
             experiment_id=self.experiment(experiment),
@@ -181,6 +183,7 @@ class Pipelines:
             runtime_config=self._models.V2beta1RuntimeConfig(parameters=dict(parameters)),
             service_account=service_account or None,
         )
+        before()
         return _run(self._ask(lambda: self._runs.run_service_create_run(body, _request_timeout=TIMEOUT_SECONDS)))
 
     def start_run(
@@ -190,17 +193,19 @@ class Pipelines:
         package: Mapping[str, Any],
         parameters: Mapping[str, Parameter],
         service_account: str = "",
+        before: Callable[[], None] = lambda: None,
     ) -> Run:
         """The run of this name, created if there is none: called again, or after a lost answer, it starts no second.
 
-        Two callers at the same moment may still start one each; who can be two claims the name first.
+        Two callers at the same moment may still start one each; who can be two claims the name first, and lets `before`
+        raise, which is called right before each request to create the run, where the claim has run out.
         """
         for number in range(ATTEMPTS):
             found = self.find_run(name)
             if found is not None:
                 return found
             try:
-                return self.create_run(name, experiment, package, parameters, service_account)
+                return self.create_run(name, experiment, package, parameters, service_account, before)
             except PipelinesError as error:
                 if not error.transient or number == ATTEMPTS - 1:
                     raise

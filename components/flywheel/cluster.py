@@ -1,9 +1,10 @@
 """Training on a version as a run of the pipeline on Kubeflow: one run, whichever pollers are killed when.
 
 Kubeflow gives two runs the same name without a word, so that asking for the name before creating is not enough for
-pollers at the same moment. Whoever sets out to create a run therefore takes a turn by a conditional put first. A poller
-that finds a turn taken, but no run, waits until the run is there or whoever took the turn must be gone; by its own
-clock, for those of two machines differ. Then it takes the next turn and asks for the name again.
+pollers at the same moment. Whoever sets out to create a run therefore takes a turn by a conditional put first, and asks
+for the run only while the turn is young. A poller that finds a turn taken, but no run, waits until the run is there or
+whoever took the turn can ask no more; by its own clock, for those of two machines differ. Then it takes the next turn
+and asks for the name again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.core import storage
-from components.core.errors import EmbedmillError
+from components.core.errors import EmbedmillError, InputError
 from components.core.fingerprint import digest_bytes
 from components.core.kubeflow import CANCELED, FAILED, SUCCEEDED, Parameter, Pipelines, PipelinesError, Run
 from components.core.reproduce import ChainFailed
@@ -27,12 +28,18 @@ from components.flywheel.versions import Claim, Started, Store
 OWNER = "pipelines"
 EXPERIMENT = "embedmill"
 ATTEMPTS = 3
-# Longer than creating a run takes with all its retries.
+# How long after it has set out a poller may send the request that creates a run, and how long others wait for that: the
+# rest is for the request itself, whose timeouts add up to 70 seconds.
+START_SECONDS = 90.0
 PATIENCE_SECONDS = 180.0
 LOOK_SECONDS = 1.0
 # Parameters of the pipeline that the flywheel fills in.
 FEEDBACK, DATA_VERSION, RESULT = FILLED_IN = ("feedback", "data_version", "result_uri")
 NOT_FOUND = 404
+
+
+class TooLate(InputError):
+    """Another poller may be about to create the run by now."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,18 @@ class PipelineRuns:
         batch, name = f"batch {claim.number}", run_name(store.root, claim, attempt)
         run = self.pipelines.find_run(name)
         if run is None:
-            if not _take_turn(store, claim.number, attempt, lambda words: log(f"{batch}: {words}")):
+            taken = _take_turn(store, claim.number, attempt, lambda words: log(f"{batch}: {words}"))
+            if taken is None:
                 return
+
+            def check_time() -> None:
+                if time.monotonic() > taken + START_SECONDS:
+                    raise TooLate(f"{batch}: too late to create run {name}; a later poll finds it or creates it")
+
             given = {FEEDBACK: store.point(claim.version), DATA_VERSION: "", RESULT: store.outcome_uri(name)}
             values = {**self.parameters, **given}
-            run = self.pipelines.start_run(name, self.experiment, self.package, values, self.service_account)
+            account = self.service_account
+            run = self.pipelines.start_run(name, self.experiment, self.package, values, account, check_time)
         store.mark_started(claim.number, Started(attempt, name, run.id))
         log(f"{batch}: run {name} started, {self.pipelines.url(run.id)}")
 
@@ -112,10 +126,13 @@ def run_name(root: str, claim: Claim, attempt: int) -> str:
     return f"flywheel-{claim.number:08d}-{digest_bytes(f'{root} {claim.version}'.encode())[:12]}-{attempt}"
 
 
-def _take_turn(store: Store, number: int, attempt: int, log: Log) -> bool:
-    """Become the one poller that creates a run; False once another one has."""
+def _take_turn(store: Store, number: int, attempt: int, log: Log) -> float | None:
+    """Become the one poller that may create a run, from this moment on; None once another one has."""
     poller, spent = uuid.uuid4().hex, 0  # turns whose takers have had their time
-    while not (store.turns(number, attempt) == spent and store.take_turn(number, attempt, spent + 1, poller)):
+    while True:
+        moment = time.monotonic()
+        if store.turns(number, attempt) == spent and store.take_turn(number, attempt, spent + 1, poller):
+            return moment
         spent = store.turns(number, attempt)
         log("another poller has set out to start its run; waiting for that")
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -123,9 +140,8 @@ def _take_turn(store: Store, number: int, attempt: int, log: Log) -> bool:
             last = store.last_started(number)
             if last is not None and last.attempt >= attempt:
                 log(f"run {last.name} was started by another poller")
-                return False
+                return None
             time.sleep(LOOK_SECONDS)
-    return True
 
 
 def _read_outcome(uri: str) -> dict[str, Any]:

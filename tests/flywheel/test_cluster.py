@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,15 @@ class FakePipelines:
         return next((run for run in reversed(self.runs) if run.name == name), None)
 
     def start_run(
-        self, name: str, experiment: str, package: Mapping[str, Any], parameters: Mapping[str, Any], account: str
+        self,
+        name: str,
+        experiment: str,
+        package: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        account: str,
+        before: Callable[[], None],
     ) -> Run:
+        before()
         assert (experiment, package, account) == ("embedmill", {"pipeline_spec": {}}, "embedmill-train")
         self.runs.append(Run(f"id-{len(self.runs) + 1}", name, "PENDING"))
         self.given.append(parameters)
@@ -215,7 +222,7 @@ def test_a_poller_that_dies_between_two_writes_loses_and_doubles_nothing(
 def test_who_finds_a_turn_taken_waits_for_the_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.feed("a.jsonl", ROW)
     with monkeypatch.context() as patch:
-        patch.setattr(cluster, "_take_turn", lambda *arguments: False)
+        patch.setattr(cluster, "_take_turn", lambda *arguments: None)
         place.poll()
     claim = place.store.claims()[0]
     place.store.take_turn(1, 1, 1, "another poller")

@@ -17,6 +17,7 @@ import pytest
 
 from components.core import storage
 from components.core.fingerprint import json_document
+from components.flywheel.cluster import PATIENCE_SECONDS
 from components.flywheel.poller import open_store
 from components.flywheel.versions import Claim
 from tests.conftest import PROJECT, Embedmill
@@ -25,34 +26,45 @@ from tests.fixtures.seaweed import S3Bucket
 
 ROW = {"query": "read csv", "clicked": "csv.reader", "skipped": ["csv.writer"]}
 # The command, which stops where it is told to: at its start, before the request that creates a run, after its answer.
+# How long it waits for others goes by the clock of the test, and that it waits can be seen.
 POD = """
-import pathlib, sys, time
+import os, pathlib, sys, time, types
 from components import cli
 from components.core import kubeflow
 from components.flywheel import cluster
 
-cluster.PATIENCE_SECONDS, cluster.LOOK_SECONDS = 5.0, 0.02  # longer than creating takes below
-stop, create = pathlib.Path(sys.argv[1]), kubeflow.Pipelines.create_run
+folder, create = pathlib.Path(sys.argv[1]), kubeflow.Pipelines.create_run
+
+def read_clock():
+    return float((folder / "clock").read_text())
+
+def wait(seconds):
+    for name in (f"waiting.{os.getpid()}", f"waiting.{os.getpid()}.{read_clock():.0f}"):
+        (folder / name).touch()
+    time.sleep(0.02)
 
 def reach(moment):
-    (stop.parent / f"{moment}.{time.monotonic_ns()}").touch()
-    while (stop.parent / f"stop-{moment}").exists():
+    (folder / f"{moment}.{os.getpid()}").touch()
+    while (folder / f"stop-{moment}").exists():
         time.sleep(0.01)
 
-def slow(*arguments):
+cluster.time = types.SimpleNamespace(monotonic=read_clock, sleep=wait)
+
+def watched(*arguments):
     reach("before")
-    time.sleep(1)  # so that all who would create one are here
     run = create(*arguments)
     reach("after")
     return run
 
-kubeflow.Pipelines.create_run = slow
+kubeflow.Pipelines.create_run = watched
 reach("ready")
 sys.exit(cli._run(["flywheel", *sys.argv[2:]], debug=False))
 """
 IMAGE = "registry.example/embedmill-data@sha256:0123"
 FULL = PROJECT / "pipelines" / "full.yaml"
 WAIT_SECONDS = 120.0
+# By when, in seconds, others take it that a poller which has set out creates no run any more.
+PATIENCE = int(PATIENCE_SECONDS) + 1
 
 
 @dataclass
@@ -79,7 +91,7 @@ class Cluster:
         folder = self.path / f"pod-{len(self.pods)}"
         folder.mkdir()
         env = {**os.environ, "PYTHONPATH": str(PROJECT), "EMBEDMILL_KFP_TOKEN": TOKEN, "HOME": str(folder)}
-        command = [sys.executable, "-c", POD, str(self.path / "stop"), "poll", *self.arguments, *more]
+        command = [sys.executable, "-c", POD, str(self.path), "poll", *self.arguments, *more]
         pod = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.pods.append(pod)
         return pod
@@ -90,6 +102,15 @@ class Cluster:
         _, said = pod.communicate(timeout=WAIT_SECONDS)
         assert pod.returncode == 0, said
         return said
+
+    def set_clock(self, seconds: int) -> None:
+        """Let it be so late, by the pods' clock."""
+        (self.path / "clock.new").write_text(str(seconds))
+        (self.path / "clock.new").replace(self.path / "clock")
+
+    def reached(self, moment: str, pod: subprocess.Popen[str]) -> bool:
+        """Whether a pod is at the moment or behind it."""
+        return (self.path / f"{moment}.{pod.pid}").exists()
 
     def wait_for(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
@@ -104,6 +125,7 @@ def cluster(s3: S3Bucket, tmp_path: Path) -> Iterator[Cluster]:
     (tmp_path / "params.yaml").write_text(f"flywheel: {{feedback: '{feedback}'}}\n")
     with fake_kfp(FakeKfp(token=TOKEN, held=True, accounts=("embedmill-train",))) as (kfp, host):
         cluster = Cluster(tmp_path, feedback, host, kfp)
+        cluster.set_clock(0)
         yield cluster
         for pod in cluster.pods:
             if pod.poll() is None:
@@ -114,19 +136,28 @@ def cluster(s3: S3Bucket, tmp_path: Path) -> Iterator[Cluster]:
 @pytest.mark.parametrize("claimed", [False, True])
 def test_four_pollers_at_once_start_one_run(cluster: Cluster, claimed: bool) -> None:
     cluster.feed("a.jsonl", ROW)
+    (cluster.path / "stop-before").touch()
     if claimed:  # by a poller that died at once: all four may start the run
-        (cluster.path / "stop-before").touch()
         dies = cluster.start()
-        cluster.wait_for(lambda: list(cluster.path.glob("before.*")))
+        cluster.wait_for(lambda: cluster.reached("before", dies))
         dies.kill()
         dies.wait()
-        (cluster.path / "stop-before").unlink()
-        for file in cluster.path.glob("ready.*"):
-            file.unlink()
     (cluster.path / "stop-ready").touch()
     pods = [cluster.start() for _ in range(4)]
-    cluster.wait_for(lambda: len(list(cluster.path.glob("ready.*"))) == 4)
+    cluster.wait_for(lambda: all(cluster.reached("ready", pod) for pod in pods))
     (cluster.path / "stop-ready").unlink()
+    if claimed:
+        cluster.wait_for(lambda: all(cluster.reached("waiting", pod) for pod in pods))
+        cluster.set_clock(PATIENCE)
+    time_now = PATIENCE if claimed else 0
+
+    def out_of_the_way(pod: subprocess.Popen[str]) -> bool:
+        return pod.poll() is not None or (cluster.path / f"waiting.{pod.pid}.{time_now}").exists()
+
+    # one is about to create the run, and the others have seen so
+    cluster.wait_for(lambda: any(cluster.reached("before", pod) for pod in pods))
+    cluster.wait_for(lambda: all(cluster.reached("before", pod) or out_of_the_way(pod) for pod in pods))
+    (cluster.path / "stop-before").unlink()
     said = [pod.communicate(timeout=WAIT_SECONDS)[1] for pod in pods]
     assert [pod.returncode for pod in pods] == [0] * 4, said
     assert len(cluster.kfp.runs) == 1
@@ -145,15 +176,38 @@ def test_a_poller_killed_around_the_request_leaves_a_run_to_find_or_to_create(cl
     cluster.feed("a.jsonl", ROW)
     (cluster.path / f"stop-{moment}").touch()
     killed = cluster.start()
-    cluster.wait_for(lambda: list(cluster.path.glob(f"{moment}.*")))
+    cluster.wait_for(lambda: cluster.reached(moment, killed))
     killed.kill()
     killed.wait()
     (cluster.path / f"stop-{moment}").unlink()
     assert len(cluster.kfp.runs) == (1 if moment == "after" else 0)
-    said = cluster.poll()
-    assert "batch 1: run flywheel-00000001-" in said
+    cluster.set_clock(PATIENCE)
+    next_one = cluster.start()
+    if moment == "before":
+        cluster.wait_for(lambda: cluster.reached("waiting", next_one))
+        cluster.set_clock(2 * PATIENCE)
+    _, said = next_one.communicate(timeout=WAIT_SECONDS)
+    assert (next_one.returncode, "batch 1: run flywheel-00000001-" in said) == (0, True), said
     assert len(cluster.kfp.runs) == 1
     assert "is pending" in cluster.poll() or "is running" in cluster.poll()
+
+
+def test_a_poller_that_was_paused_before_the_request_sends_it_no_more(cluster: Cluster) -> None:
+    cluster.feed("a.jsonl", ROW)
+    (cluster.path / "stop-before").touch()
+    paused = cluster.start()
+    cluster.wait_for(lambda: cluster.reached("before", paused))
+    paused.send_signal(signal.SIGSTOP)
+    (cluster.path / "stop-before").unlink()
+    other = cluster.start()
+    cluster.wait_for(lambda: cluster.reached("waiting", other))
+    cluster.set_clock(PATIENCE)
+    other.communicate(timeout=WAIT_SECONDS)
+    assert (other.returncode, len(cluster.kfp.runs)) == (0, 1)
+    paused.send_signal(signal.SIGCONT)
+    _, said = paused.communicate(timeout=WAIT_SECONDS)
+    assert (paused.returncode, "batch 1: too late to create run flywheel-00000001-" in said) == (3, True), said
+    assert len(cluster.kfp.runs) == 1
 
 
 def test_an_answer_that_is_lost_starts_no_second_run(cluster: Cluster) -> None:
