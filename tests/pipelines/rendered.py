@@ -54,7 +54,7 @@ def render(target: str) -> tuple[Resource, ...]:
 def _build(folder: Path) -> tuple[Resource, ...]:
     done = subprocess.run([*_program(), str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{folder}: {done.stderr}"
-    return tuple(yaml.safe_load_all(done.stdout))
+    return tuple(yaml.load_all(done.stdout, Loader=yaml.CSafeLoader))
 
 
 def _program() -> list[str]:
@@ -111,9 +111,16 @@ def pods(resources: tuple[Resource, ...]) -> list[Pod]:
     return [Pod(owner, labels | added, spec) for each in resources for owner, labels, spec, added in _templates(each)]
 
 
+@functools.cache
+def documents(pipeline: str) -> list[dict[str, Any]]:
+    """What a compiled pipeline holds: the pipeline, and what Kubernetes is told."""
+    text = (PROJECT / "pipelines" / pipeline).read_text(encoding="utf-8")
+    return list(yaml.load_all(text, Loader=yaml.CSafeLoader))
+
+
 def pipeline_pods(pipeline: str) -> list[Pod]:
     """The pods of a compiled pipeline's tasks, with what Kubeflow Pipelines adds to their labels."""
-    specification, platform = yaml.safe_load_all((PROJECT / "pipelines" / pipeline).read_text(encoding="utf-8"))
+    specification, platform = documents(pipeline)
     containers = specification["deploymentSpec"]["executors"]
     placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     added = {"pipelines.kubeflow.org/v2_component": "true"}

@@ -1,4 +1,4 @@
-"""pipelines/flywheel.yaml is what flywheel.py makes: one poll, never cached, with options that the command has."""
+"""pipelines/flywheel.yaml: one poll, never cached, with options that the command has."""
 
 from __future__ import annotations
 
@@ -8,22 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from components.flywheel.command import flywheel as flywheel_group
 from tests.conftest import PROJECT
 from tests.fixtures.fake_kfp import fake_kfp
-from tests.pipelines.recompiled import recompiled
+from tests.pipelines.rendered import documents
 
-COMMITTED = PROJECT / "pipelines" / "flywheel.yaml"
-SPEC, PLATFORM = yaml.safe_load_all(COMMITTED.read_text(encoding="utf-8"))
+SPEC, PLATFORM = documents("flywheel.yaml")
 CONTAINER = SPEC["deploymentSpec"]["executors"]["exec-poll"]["container"]
-
-
-def test_compiling_again_gives_the_committed_bytes() -> None:
-    assert recompiled("flywheel") == COMMITTED.read_bytes(), (
-        "run `python -m pipelines.flywheel` and commit flywheel.yaml"
-    )
 
 
 def test_the_task_polls_with_options_of_the_command_and_is_never_cached() -> None:
@@ -35,7 +26,7 @@ def test_the_task_polls_with_options_of_the_command_and_is_never_cached() -> Non
 
 
 def test_what_it_passes_on_are_parameters_of_the_chain() -> None:
-    full, _ = yaml.load_all((PROJECT / "pipelines" / "full.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    full, _ = documents("full.yaml")
     taken = set(full["root"]["inputDefinitions"]["parameters"])
     own = {"host", "namespace", "experiment", "service_account", "attempts", "feedback"}
     assert set(SPEC["root"]["inputDefinitions"]["parameters"]) - own <= taken

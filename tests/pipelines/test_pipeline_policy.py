@@ -10,10 +10,9 @@ import re
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.conftest import PROJECT
-from tests.pipelines.rendered import ROOT, Pod, pipeline_pods, render
+from tests.pipelines.rendered import ROOT, Pod, documents, pipeline_pods, render
 
 PIPELINES = sorted(path.name for path in (PROJECT / "pipelines").glob("*.yaml"))
 SETTINGS = (ROOT / "base" / "settings.env").read_text(encoding="utf-8")  # those that need not be are commented out
@@ -95,7 +94,7 @@ def test_a_command_line_asks_for_nothing_that_only_the_local_runner_replaces(pod
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_limit_by_a_parameter_is_given_as_text(name: str) -> None:
     """Of a number the backend's driver takes the empty string, which is no limit: no GPU at all."""
-    spec, _ = yaml.safe_load_all((PROJECT / "pipelines" / name).read_text(encoding="utf-8"))
+    spec, _ = documents(name)
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     wanted = {key for key in parameters if re.fullmatch(r"(data|train)_(cpu|memory|gpus)", key)}
     assert {parameters[key]["parameterType"] for key in wanted} <= {"STRING"}
@@ -105,4 +104,4 @@ def test_no_pipeline_holds_a_secret() -> None:
     for name in PIPELINES:
         text = (PROJECT / "pipelines" / name).read_text(encoding="utf-8")
         assert not re.search(r"privileged|hostPath|pvcMount|imagePullPolicy: Always", text)
-        assert len(list(yaml.safe_load_all(text))) == 2  # the pipeline and what Kubernetes is told
+        assert len(documents(name)) == 2
