@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -15,10 +16,11 @@ import click
 from components import __version__, chain
 from components.core import environment
 from components.core.command import step_command
-from components.core.errors import EmbedmillError, Interrupted, UsageError
+from components.core.errors import EmbedmillError, InputError, Interrupted, UsageError
 from components.core.reproduce import leave_exit_code
 
 FIRST_SPEAKS_SECONDS = 2.0
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 # Commands that are no step: name → "module:click command".
 AROUND = {
@@ -105,12 +107,12 @@ def _run(arguments: list[str], debug: bool) -> int:
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted; finished work is kept, run the same command to go on")
         return Interrupted.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            _complain(f"{error.filename or 'the output'}: {error.strerror}")
+            return InputError.exit_code
         _complain(f"unexpected {type(error).__name__}: {error} (--debug shows where; this is a bug)")
         return 1
 
@@ -120,9 +122,9 @@ def _leave(outcome: list[int]) -> None:
 
     On a busy machine that ended failed steps with SIGABRT instead of their exit code.
     """
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell has closed it
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(outcome[0])
 
 

@@ -23,7 +23,7 @@ from components.core.errors import InputError, UsageError
 from components.core.fingerprint import canonical_json
 from components.core.recipes import lay_recipe
 from components.core.sources import data_version as data_version_of
-from components.core.step import Step
+from components.core.step import Port, Step
 from components.core.tracking import RUN_KEY
 from components.pod.machines import Machines, here, run_on_ray, say, train
 from components.pod.parts import next_parts
@@ -130,8 +130,16 @@ def pod(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if run_id:
         os.environ[RUN_KEY] = run_id
+    step = chain.step(name)
+    if not root:
+        raise UsageError("--root: is empty; expected s3://bucket/prefix")
+    if bool(stage) != bool(part):
+        raise UsageError("--stage and --part go together, such as --stage judge --part 2/8")
+    _check_ports("--in", inputs, step.inputs)
+    _check_ports("--out", told["outputs"], [port for port in step.outputs if not port.optional])
+    _check_ports("--show", told["shown"], [port for port in step.outputs if port.shows])
     sections = _effective(given, recipe, overrides)
-    request = Request(chain.step(name), root, image, sections, {port: uri for port, uri in inputs if uri})
+    request = Request(step, root, image, sections, {port: uri for port, uri in inputs if uri})
     machines = Machines(**{key: told.pop(key) for key in MACHINES}, image=job_image or image, run=run_id)
     if stage:
         _run_stage(request, stage, part)
@@ -147,7 +155,12 @@ def _effective(given: Sequence[tuple[str, str]], recipe: str, overrides: str) ->
     sections = lay_recipe(recipe, settings.read_sections(given))
     if not overrides:
         return sections
-    values = settings.read_sections([("overrides", overrides)])["overrides"]
+    try:
+        values = json.loads(overrides)
+    except ValueError as error:
+        raise UsageError(f"--overrides: not valid JSON ({error})") from None
+    if not isinstance(values, dict) or not all("." in key for key in values):
+        raise UsageError(f'--overrides {overrides}: expected a JSON object such as {{"finetune.lr": 0.01}}')
     return settings.override(sections, [f"{key}={json.dumps(value)}" for key, value in values.items()])
 
 
@@ -203,6 +216,14 @@ def _list_sources(request: Request, wanted: str) -> Place:
     return place
 
 
+def _check_ports(option: str, given: Sequence[tuple[str, ...]], ports: Sequence[Port]) -> None:
+    """Raise UsageError for a port that is none, before a step has worked for hours."""
+    known = [port.name for port in ports]
+    for name, *_ in given:
+        if name not in known:
+            raise UsageError(f"{option} {name}: no such port; there are: {', '.join(known) or 'none'}")
+
+
 def _check_parts(after: str) -> None:
     """Raise InputError unless the parts of the stage before are all there: a fan-in that lost one would be slow."""
     if not after:
@@ -231,8 +252,6 @@ def _tell(
     step = request.step
     made = place.outputs(step)
     for port, file in outputs:
-        if port not in made:
-            raise UsageError(f"--out {port}: {step.name} has the outputs {', '.join(made)}")
         write_output(file, made[port])
     if parts:
         write_output(parts, next_parts(step, made, request.sections, shard_groups))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from components.core import storage
@@ -20,9 +19,7 @@ METRICS_LIMIT = 100  # numbers of one task: more than that nobody reads in a tab
 
 def write_output(path: str, value: Any) -> None:
     """An output parameter: text as it is, anything else as JSON."""
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    storage.write_bytes(path, (value if isinstance(value, str) else json.dumps(value)).encode())
 
 
 def show(step: Step, outputs: Mapping[str, str], wanted: Sequence[tuple[str, str, str]], executor_input: str) -> None:
@@ -35,9 +32,7 @@ def show(step: Step, outputs: Mapping[str, str], wanted: Sequence[tuple[str, str
     artifacts = {}
     for name, path, uri in wanted:
         content = storage.read_bytes(outputs[name])
-        file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        storage.write_bytes(path, content)
         metadata = _metadata(content, outputs[name]) if ports[name].shows == "metrics" else {}
         key = artifact_name(name)
         artifacts[key] = {"artifacts": [{"name": key, "uri": uri, "metadata": metadata}]}

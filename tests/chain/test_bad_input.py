@@ -6,12 +6,13 @@ import gzip
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Embedmill
+from tests.conftest import PROJECT, Embedmill
 
 GOOD = b"".join(json.dumps({"query": f"question {n}", "pos": f"answer {n}"}).encode() + b"\n" for n in range(300))
 USAGE, INPUT = 2, 3
@@ -145,6 +146,22 @@ def test_a_time_to_wait_is_a_number_of_seconds_up_to_a_day(
     embedmill: Embedmill, command: list[str], seconds: str
 ) -> None:
     assert f"Invalid value for '{command[-1]}': " in complaint(embedmill(*command, seconds), USAGE)
+
+
+def test_output_that_nobody_reads_or_that_finds_no_room_is_no_bug() -> None:
+    command = [sys.executable, "-m", "components.cli", "filter", "--help"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    gone = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
+    os.close(writer)
+    assert gone.stderr == ""  # click ends it with 1
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
+    assert (done.returncode, done.stderr) == (INPUT, "embedmill: the output: No space left on device\n")
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, cwd=PROJECT
+    )
+    assert (closed.returncode, closed.stderr) == (0, "")
 
 
 def test_help_says_it_and_unknown_commands_are_usage_errors(embedmill: Embedmill) -> None:

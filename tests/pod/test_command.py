@@ -261,6 +261,32 @@ def test_who_started_the_run_finds_the_version_even_if_the_gate_refuses_it(
     assert json.loads(Path("told/result.json").read_text()) == {"gate": "failed", "version": 3}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--root", ""], "--root: is empty; expected s3://bucket/prefix"),
+        (["--part", "1/2"], "--stage and --part go together"),
+        (["--stage", "shards"], "--stage and --part go together"),
+        (["--in", "source", "a"], "--in source: no such port; there are: sources"),
+        (["--out", "outputs", "f"], "--out outputs: no such port; there are: output, heldout"),
+        (["--show", "output", "f", "s3://a/b"], "--show output: no such port; there are: none"),
+        (["--overrides", "{"], "--overrides: not valid JSON"),
+        (["--overrides", '{"run": 1}'], '--overrides {"run": 1}: expected a JSON object such as {"finetune.lr": 0.01}'),
+    ],
+)
+def test_a_wrong_argument_is_said_before_the_step_works(arguments: list[str], said: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        cli.main(["pod", "ingest", "--root", "../store", *arguments], standalone_mode=False)
+    assert str(raised.value).startswith(said)
+    assert not Path("../store").exists()
+
+
+def test_an_output_parameter_that_cannot_be_written_is_named() -> None:
+    Path("file").touch()
+    with pytest.raises(InputError, match=r"^file/version: "):
+        sources(version="file/version")
+
+
 def test_a_pod_that_is_told_to_end_says_so_and_ends(tmp_path: Path) -> None:
     """As the first process of a container, to which SIGTERM does nothing unless it is handled."""
     line = [sys.executable, "-m", "components", "pod", "sources", "--root", "../store", "--section", "run", "{}"]
