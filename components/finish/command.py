@@ -8,7 +8,7 @@ import sys
 import click
 
 from components.core.errors import EmbedmillError, InputError
-from components.core.kubeflow import ENDPOINT_KEY, PAGES_KEY
+from components.core.kubeflow import CLUSTER_KEY, ENDPOINT_KEY, PAGES_KEY
 from components.finish.record import record_state
 from components.finish.status import Status
 from components.finish.webhook import tell
@@ -28,7 +28,7 @@ def finish(text: str, run_id: str, name: str, recipe: str, git_sha: str, webhook
     Jobs of the cluster that the run's steps have left, since they were killed, are deleted.
     """
     status = Status.parse(text)
-    if "KUBERNETES_SERVICE_HOST" in os.environ:
+    if CLUSTER_KEY in os.environ:
         leftovers.clear(run_id, _log)
     links = {"run": _page(run_id)}
     failure: InputError | None = None
