@@ -5,6 +5,7 @@ fine-tune and are measured, each finding its pretraining done; the last task mak
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from kfp import dsl
 from components import chain
 from components.sources.step import FEEDBACK
 from pipelines.compiled import write
-from pipelines.component import GPUS, IMAGES, JOB, PARTS, THIS_RUN, declared, sections_of, step_component, told_run
-from pipelines.full import COMPONENTS, PIPELINES, default, feeds_a_loop
-from pipelines.placement import place, place_on_gpus, place_step
+from pipelines.component import GPUS, IMAGES, JOB, THIS_RUN, declared, sections_of, step_component
+from pipelines.placement import place
+from pipelines.wiring import Wiring, default
 
 FOLDER = Path(__file__).parent
 # Trials at the same time; a quota of the namespace or a queue of Kueue says how many really train.
@@ -74,37 +75,30 @@ def search_pipeline() -> Any:
 
     def body(*values: Any) -> None:
         given = dict(zip(asks, values, strict=True))
-        size = given["cpu"], given["memory"]
+        wiring = Wiring(
+            sections={name: given[f"{name}_params"] for name in SECTIONS},
+            root=given["root"],
+            recipe=given["recipe"],
+            images=dict.fromkeys(IMAGES, given["train_image"]),
+            sizes=dict.fromkeys(IMAGES, (given["cpu"], given["memory"])),
+            gpus={option: given[option] for option in GPUS},
+            job={option: given[option] for option in JOB},
+            made={path: given[name] for path, name in ports.items()},
+            components=components,
+        )
 
-        def task_of(name: str, made: dict[str, Any], **more: Any) -> Any:
-            step = chain.step(name)
-            arguments = {
-                "root": given["root"],
-                "image": given["train_image"],
-                "recipe": given["recipe"],
-                **more,
-                **told_run(step),
-            }
-            arguments |= {f"{section}_params": given[f"{section}_params"] for section in sections_of(step)}
-            arguments |= {port.name: made[port.default] for port in step.inputs}
-            if step.parallel:
-                arguments |= {option: given[option] for option in (*GPUS, *JOB)}
-            task = components[name](**arguments)
-            place_step(task, step, *size)
-            if step.parallel:
-                place_on_gpus(task, given["gpus"])
-            made |= {port.default: task.outputs[port.name] for port in step.outputs if not port.optional}
-            return task
+        def from_here() -> Wiring:
+            return replace(wiring, made=dict(wiring.made))
 
-        start = {path: given[name] for path, name in ports.items()}
+        pretrain, finetune, export, evaluate = TRIED
         with dsl.ParallelFor(given["pretrainings"], parallelism=MOST_TRIALS) as pretraining:
-            first = task_of("pretrain", dict(start), overrides=pretraining.overrides)
+            first = from_here().add(pretrain, overrides=pretraining.overrides)
         with dsl.ParallelFor(given["trials"], parallelism=MOST_TRIALS) as trial:
-            made = dict(start)
-            task_of("pretrain", made, overrides=trial.pretrain).after(first)
-            task_of("finetune", made, overrides=trial.overrides)
-            task_of("export", made)
-            measured = task_of("evaluate", made)
+            tasks = from_here()
+            tasks.add(pretrain, overrides=trial.pretrain).after(first)
+            tasks.add(finetune, overrides=trial.overrides)
+            tasks.add(export)
+            measured = tasks.add(evaluate)
         last = choose(
             sweep_params=given["sweep_params"],
             trials=given["trials"],
@@ -166,6 +160,7 @@ def sweep(
     }
     job = {"nodes": nodes, "node_cpu": node_cpu, "node_memory": node_memory, "queue": queue}
     job |= {"priority_class": priority_class}
+    gpus = {"gpus": train_gpus, "gpus_per_node": gpus_per_node}
     planned = plan(
         sweep_params=sweep,
         run_params=run,
@@ -174,26 +169,22 @@ def sweep(
         recipe=recipe,
     )
     place(planned, "sweep", hours=1).set_cpu_limit("1").set_memory_limit("1Gi")
-    made: dict[str, Any] = {FEEDBACK: feedback}
-    parts: Any = None
-    for step in DATA:
-        arguments = {"root": storage_root, "image": image, "recipe": recipe, **told_run(step)}
-        arguments |= {f"{name}_params": sections[name] for name in sections_of(step)}
-        arguments |= {port.name: made[port.default] for port in step.inputs}
-        if step.name == "sources":
-            arguments["data_version"] = data_version
-        if feeds_a_loop(step):
-            arguments["shard_groups"] = shard_groups
-        if step.stages:
-            size = {"cpu": data_cpu, "memory": data_memory}
-            task = PIPELINES[step.name](parts=parts, train_image=train_image, **size, **job, **arguments)
-        else:
-            task = COMPONENTS[step.name](**arguments)
-            place_step(task, step, data_cpu, data_memory)
-        if step is DATA[0]:
-            task.after(planned)  # a grid that cannot be tried is refused before anything runs
-        made |= {port.default: task.outputs[port.name] for port in step.outputs if not port.optional}
-        parts = task.outputs[PARTS] if feeds_a_loop(step) else None
+    wiring = Wiring(
+        sections=sections,
+        root=storage_root,
+        recipe=recipe,
+        images={"data": image, "train": train_image},
+        sizes={"data": (data_cpu, data_memory), "train": (train_cpu, train_memory)},
+        gpus=gpus,
+        job=job,
+        made={FEEDBACK: feedback},
+        shard_groups=shard_groups,
+    )
+    first, *others = DATA
+    # a grid that cannot be tried is refused before anything runs
+    wiring.add(first, data_version=data_version).after(planned)
+    for step in others:
+        wiring.add(step)
     SEARCH(
         root=storage_root,
         train_image=train_image,
@@ -203,11 +194,10 @@ def sweep(
         pretrainings=planned.outputs["pretrainings"],
         cpu=train_cpu,
         memory=train_memory,
-        gpus=train_gpus,
-        gpus_per_node=gpus_per_node,
+        **gpus,
         **job,
         **{f"{name}_params": sections[name] for name in SECTIONS},
-        **{name: made[path] for path, name in PORTS.items()},
+        **{name: wiring.made[path] for path, name in PORTS.items()},
     )
 
 

@@ -28,6 +28,21 @@ def test_sections_have_the_defaults_of_params_yaml() -> None:
     assert {"sweep", "run", "pretrain", "finetune", "export", "evaluate"} <= set(named)
 
 
+@pytest.mark.parametrize("name", chain.ORDER[: chain.ORDER.index("pretrain")])
+def test_the_data_is_made_as_in_the_whole_chain_so_that_what_is_there_is_found(name: str) -> None:
+    whole, _ = documents("full.yaml")
+    tasks = {"full": whole["components"]["comp-exit-handler-1"]["dag"]["tasks"], "sweep": SPEC["root"]["dag"]["tasks"]}
+    given = {
+        pipeline: {
+            parameter: json.dumps(value).replace("pipelinechannel--", "")
+            for parameter, value in those[name]["inputs"]["parameters"].items()
+            if not parameter.startswith("pipelinechannel--")
+        }
+        for pipeline, those in tasks.items()
+    }
+    assert given["sweep"] == given["full"]
+
+
 def inside(loop: str) -> dict[str, Any]:
     tasks: dict[str, Any] = SPEC["components"][SEARCH[loop]["componentRef"]["name"]]["dag"]["tasks"]
     return tasks
