@@ -18,7 +18,7 @@ from benchmarks import dirt, texts
 from benchmarks.chain import ROOT, Project
 from benchmarks.dirt import CLEAN, KINDS, TEACHER, UNRELATED, Mix, kind_of
 from benchmarks.measure import Result, Table, versions
-from components.filter import verdict
+from components.filter import reasons
 from components.filter.normalise import clean_table
 
 CLEAN_ROWS, PLANTED_ROWS = 5000, 150
@@ -192,10 +192,10 @@ def _funnel(project: Project, classifiers: Mapping[str, str]) -> Table:
     for step in STEPS:
         lost.update(row["reason"] for row in project.dataset(step).read_rejected().to_pylist())
     rows = project.dataset("ingest").ledger.rows_in.total()
-    stage_of = {reason: stage for stage, reasons in verdict.STAGES.items() for reason in reasons} | dict(classifiers)
+    stage_of = {reason: stage for stage, reasons in reasons.STAGES.items() for reason in reasons} | dict(classifiers)
     ingest = project.dataset("ingest")
     table: list[list[Any]] = [["read", None, rows, None], ["ingest", rows - ingest.rows, ingest.rows, None]]
-    by_stage: dict[str, Counter[str]] = {stage: Counter() for stage in verdict.STAGES}
+    by_stage: dict[str, Counter[str]] = {stage: Counter() for stage in reasons.STAGES}
     for row in project.dataset("filter").read_rejected().to_pylist():
         by_stage[stage_of[row["reason"]]][row["reason"]] += 1
     left = ingest.rows

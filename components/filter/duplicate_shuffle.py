@@ -17,8 +17,8 @@ from components.filter.cluster_shuffle import PAIRS, write_cluster_losers
 from components.filter.judgement import read_judgement
 from components.filter.minhash import mix
 from components.filter.normalise import clean_column
+from components.filter.reasons import KEPT
 from components.filter.shuffle import ROW_BITS, ROW_MASK, Ids, Shuffle, addresses, among, id_schema, partition_of
-from components.filter.verdict import KEPT
 
 KEYS = id_schema("kind", "left", "right", "rank", "address", "id")
 BANDS = id_schema("hash", "rank", "address")

@@ -8,7 +8,7 @@ from collections import Counter
 
 from components.core.ledger import Ledger
 from components.filter.params import FilterParams
-from components.filter.verdict import STAGES
+from components.filter.reasons import STAGES
 
 FIRST_STAGE = "ingest"
 COLUMNS = ("stage", "rows", "dropped", "reasons")

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from components.core.settings import Section
 from components.core.sources import Task
-from components.filter.verdict import REASONS
+from components.filter.reasons import REASONS
 
 DEFAULT = "default"
 

@@ -37,9 +37,10 @@ from components.filter.fluency import Trigrams, sample
 from components.filter.judgement import judge, read_judgement
 from components.filter.normalise import clean_table
 from components.filter.params import FilterParams
+from components.filter.reasons import CODES, REASONS
 from components.filter.semantic_shuffle import find_semantic, partition_count
 from components.filter.shuffle import ROW_BITS, ROW_MASK, Shuffle
-from components.filter.verdict import CODES, REASONS, Verdict
+from components.filter.verdict import Verdict
 
 if TYPE_CHECKING:
     from components.training.encoder import Encoder

@@ -26,9 +26,9 @@ from components.filter.judgement import read_judgement
 from components.filter.minhash import mix
 from components.filter.normalise import clean_column
 from components.filter.params import SemanticDuplicateParams
+from components.filter.reasons import KEPT
 from components.filter.shuffle import ROW_BITS, ROW_MASK, Shuffle, addresses, among, partition_of
 from components.filter.shuffle_plan import FILL
-from components.filter.verdict import KEPT
 
 if TYPE_CHECKING:
     from components.training.encoder import Encoder

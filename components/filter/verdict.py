@@ -1,4 +1,4 @@
-"""Stages of the filter in order, their reasons, and the verdict that they pass on the rows of one shard."""
+"""The verdict that the stages of the filter pass on the rows of one shard."""
 
 from __future__ import annotations
 
@@ -8,22 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-STAGES: dict[str, tuple[str, ...]] = {
-    "normalise": ("empty",),
-    "language": ("language",),
-    "length": ("too_short", "too_long"),
-    "heuristics": ("mojibake", "symbols", "digits", "repetition", "urls", "boilerplate"),
-    "pairs": ("identical_sides", "contained", "unequal_sides"),
-    "safety": ("blocked_domain",),
-    "quality": ("fluency",),
-    "exact_duplicates": ("exact_duplicate",),
-    "near_duplicates": ("near_duplicate",),
-    "semantic_duplicates": ("semantic_duplicate",),
-    "contamination": ("contaminated_exact", "contaminated_near"),
-}
-KEPT = 0
-REASONS = ("", *(reason for reasons in STAGES.values() for reason in reasons))
-CODES = {reason: code for code, reason in enumerate(REASONS)}
+from components.filter.reasons import KEPT, REASONS
 
 Mask = NDArray[np.bool_]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.core.ledger import Ledger
 from components.core.manifest import Dataset
-from components.filter.verdict import STAGES as FILTER_STAGES
+from components.filter.reasons import STAGES as FILTER_STAGES
 
 # The stages of a step that has several; its reasons in the order in which rows meet them.
 STAGES: Mapping[str, Mapping[str, tuple[str, ...]]] = {"filter": FILTER_STAGES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,22 @@ def test_every_value_of_params_yaml_has_a_comment() -> None:
     for number, line in enumerate(lines):
         if line.startswith("  ") and line[2] not in " #-" and "#" not in line:
             assert lines[number - 1].strip().startswith("#"), f"line {number + 1}: {line}"
+
+
+@pytest.mark.parametrize("step", chain.ORDER)
+def test_numerical_libraries_come_after_the_number_of_threads_is_fixed(step: str, tmp_path: Path) -> None:
+    """They read it when they are imported; a sum by another number of threads has other bytes."""
+    script = (
+        "import sys; from components import cli; from components.core import environment\n"
+        "def spy(threads): print(*{'numpy', 'torch', 'pyarrow', 'scipy'} & set(sys.modules)); sys.exit(7)\n"
+        "environment.fix_threads = spy\n"
+        f"cli._run(['{step}', '--section', 'run', '{{}}'], debug=True)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout.strip()) == (7, ""), ended.stderr
 
 
 def test_help_lists_the_steps_in_order_without_importing_what_is_heavy() -> None:

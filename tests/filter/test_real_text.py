@@ -20,7 +20,7 @@ from components.filter.judgement import judge
 from components.filter.mojibake import mojibake_shares
 from components.filter.normalise import clean_text
 from components.filter.params import FilterParams
-from components.filter.verdict import REASONS
+from components.filter.reasons import REASONS
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from components.core.records import record_table
 from components.filter.contamination import Reference
 from components.filter.judgement import judge
 from components.filter.params import FilterParams
-from components.filter.verdict import REASONS
+from components.filter.reasons import REASONS
 
 PASSAGE = "Open the file that is named and give back its rows, one after the other, as lists of text."
 
