@@ -142,6 +142,7 @@ def cluster(tmp_path: Path, s3: S3Bucket, images: dict[str, str], monkeypatch: p
     project_folder = tmp_path / "project"
     project_folder.mkdir()
     project = Project(project_folder, recipe=None)
+    project.env.pop("OPENBLAS_CORETYPE", None)  # another kernel than the containers', which do not see it
     server = tmp_path / "mlflow"
     server.mkdir()
     bare = tmp_path / "git" / "embedmill.git"
