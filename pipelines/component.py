@@ -49,11 +49,14 @@ def told_run(step: Step) -> dict[str, str]:
     return {} if cached(step) else THIS_RUN
 
 
-def step_component(step: Step, stage: str = "", feeds: bool = False, overrides: bool = False) -> Any:
+def step_component(
+    step: Step, stage: str = "", feeds: bool = False, overrides: bool = False, tolerant: bool = False
+) -> Any:
     """The component of a step, or of one of its stages: a share of the work that is done ahead of the step.
 
     One that `feeds` a fan-out tells in how many parts the next step's work falls. With `overrides` it takes single
-    values to lay over the sections, as the trials of a sweep have them.
+    values to lay over the sections, as the trials of a sweep have them. A `tolerant` one fails no run: its failure is
+    its output, and the tasks behind it pass that on.
     """
     asks: dict[str, Any] = {"root": str, "image": str, "recipe": str}
     asks |= {f"{name}_params": str for name in sections_of(step)} | {port.name: str for port in step.inputs}
@@ -76,10 +79,12 @@ def step_component(step: Step, stage: str = "", feeds: bool = False, overrides: 
     if step.name == "sources":
         asks["data_version"], gives[VERSION] = str, dsl.OutputPath(str)
     gives |= {f"shown_{port.name}": _SHOWN[port.shows] for port in step.outputs if port.shows}
-    return _container(step.name, step, asks, gives)
+    return _container(step.name, step, asks, gives, tolerant=tolerant)
 
 
-def _container(name: str, step: Step, asks: dict[str, Any], gives: dict[str, Any], stage: str = "") -> Any:
+def _container(
+    name: str, step: Step, asks: dict[str, Any], gives: dict[str, Any], stage: str = "", tolerant: bool = False
+) -> Any:
     """A container component whose arguments are those of `embedmill pod`.
 
     In them the backend replaces what stands for an input, for an output or for the whole executor input, and no more.
@@ -87,7 +92,7 @@ def _container(name: str, step: Step, asks: dict[str, Any], gives: dict[str, Any
 
     def line(*values: Any) -> dsl.ContainerSpec:
         given = dict(zip([*asks, *gives], values, strict=True))
-        arguments: list[Any] = ["--stage", stage] if stage else []
+        arguments: list[Any] = [*(("--stage", stage) if stage else ()), *(("--tolerant",) if tolerant else ())]
         for section in sections_of(step):
             arguments += ["--section", section, given.pop(f"{section}_params")]
         for port in step.inputs:

@@ -1,7 +1,8 @@
 """A grid search as a pipeline: `python -m pipelines.sweep` writes sweep.yaml.
 
 The data steps are those of the whole chain. Then what differs in pretraining is pretrained, once each; the trials
-fine-tune and are measured, each finding its pretraining done; the last task makes the table and the recipe of the best.
+fine-tune and are measured, each finding its pretraining done; then come the table and the recipe of the best. Kubeflow
+starts no more trials once a task has failed, so that a trial's failure is its output, and the last task fails for it.
 """
 
 import re
@@ -63,6 +64,13 @@ def choose(
     return dsl.ContainerSpec(image=IMAGES["data"], command=["embedmill", "sweep"], args=arguments)
 
 
+@dsl.container_component
+def check(root: str, run: str) -> dsl.ContainerSpec:
+    """Fail if a trial has failed; the table is there by then."""
+    arguments: list[Any] = ["check", "--output", f"{root}/sweep/{run}"]
+    return dsl.ContainerSpec(image=IMAGES["data"], command=["embedmill", "sweep"], args=arguments)
+
+
 def search_pipeline() -> Any:
     """The pipeline around the loops: Kubeflow's local runner only loops over the input of a pipeline."""
     shared = ["root", "train_image", "recipe", *(f"{name}_params" for name in SECTIONS)]
@@ -71,7 +79,7 @@ def search_pipeline() -> Any:
     ports = {path: re.sub(r"\W", "_", path) for path in outside}
     asks: dict[str, Any] = {**dict.fromkeys((*shared, "sweep_params", *ports.values()), str), **GPUS, **JOB}
     asks |= {"trials": list, "pretrainings": list, "cpu": str, "memory": str}
-    components = {step.name: step_component(step, overrides=step.parallel) for step in TRIED}
+    components = {step.name: step_component(step, overrides=step.parallel, tolerant=True) for step in TRIED}
 
     def body(*values: Any) -> None:
         given = dict(zip(asks, values, strict=True))
@@ -97,8 +105,9 @@ def search_pipeline() -> Any:
             tasks = from_here()
             tasks.add(pretrain, overrides=trial.pretrain).after(first)
             tasks.add(finetune, overrides=trial.overrides)
-            tasks.add(export)
-            measured = tasks.add(evaluate)
+            # a failure must not be found in the cache by a later run
+            tasks.add(export).set_caching_options(False)
+            measured = tasks.add(evaluate).set_caching_options(False)
         last = choose(
             sweep_params=given["sweep_params"],
             trials=given["trials"],
@@ -108,6 +117,10 @@ def search_pipeline() -> Any:
             recipe=given["recipe"],
         )
         place(last, "sweep", hours=1).set_caching_options(False).set_cpu_limit("1").set_memory_limit("1Gi")
+
+        checked = check(root=given["root"], **THIS_RUN).after(last)
+        place(checked, "sweep", hours=1).set_caching_options(False).set_cpu_limit("1").set_memory_limit("1Gi")
+        checked.set_retry(0)  # what it says stays as it is
 
     return dsl.pipeline(name="search")(
         declared(body, "search", "Train and measure the trials, choose the best.", asks)

@@ -25,10 +25,11 @@ from components.core.recipes import lay_recipe
 from components.core.sources import data_version as data_version_of
 from components.core.step import Port, Step
 from components.core.tracking import RUN_KEY
+from components.pod.failure import Failure, attempt, find_failure
 from components.pod.machines import Machines, here, run_on_ray, say, train
 from components.pod.parts import next_parts
 from components.pod.places import Place
-from components.pod.shown import show, write_output
+from components.pod.shown import show, show_failure, write_output
 
 SOURCES = "sources"
 # Options that say what a step runs on.
@@ -86,6 +87,9 @@ class Request:
 @click.option("--out", "outputs", multiple=True, nargs=2, metavar="PORT FILE", help="File for an output's URI.")
 @click.option("--show", "shown", multiple=True, nargs=3, metavar="PORT FILE URI", help="An output as an artefact.")
 @click.option("--executor-input", default="", metavar="JSON", help="Says where to tell what the artefacts are.")
+@click.option(
+    "--tolerant", is_flag=True, help="A failure of the step is its output, which the steps behind it pass on."
+)
 @click.option("--stage", default="", metavar="NAME", help="Do only a part of this stage.")
 @click.option("--part", default="", metavar="K/N", help="Which part.")
 @click.option("--done", default="", metavar="FILE", help="File that then says which part is done.")
@@ -123,6 +127,7 @@ def pod(
     run_id: str,
     job_image: str,
     result: str,
+    tolerant: bool,
     **told: Any,
 ) -> None:
     """Run STEP with its outputs under ROOT, at a place named by all that decides them."""
@@ -146,7 +151,15 @@ def pod(
         write_output(done, part)
         return
     _check_parts(after)
-    place = _list_sources(request, data_version) if name == SOURCES else _make(request, machines, result)
+    if tolerant:
+        place = Place.of(root, request.step, request.asked())
+        failure = find_failure(request.inputs.values())
+        failure = failure or attempt(name, place, run_id, lambda: _make(request, machines, result))
+        if failure:
+            _tell_failure(request.step, failure, told["outputs"], told["shown"])
+            return
+    else:
+        place = _list_sources(request, data_version) if name == SOURCES else _make(request, machines, result)
     _tell(request, place, **told)
 
 
@@ -185,6 +198,17 @@ def _make(request: Request, machines: Machines, result: str) -> Place:
     if not step.volatile:
         place.finish()
     return place
+
+
+def _tell_failure(
+    step: Step, uri: str, outputs: Sequence[tuple[str, str]], shown: Sequence[tuple[str, str, str]]
+) -> None:
+    """Write what failed in place of everything that the step should have made."""
+    failure = Failure.read(uri)
+    say(f"pod: {step.name} makes nothing, since {failure.step} failed: {failure.said}")
+    for _, file in outputs:
+        write_output(file, uri)
+    show_failure(uri, shown)
 
 
 def _run_stage(request: Request, stage: str, part: str) -> None:

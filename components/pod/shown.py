@@ -40,6 +40,12 @@ def show(step: Step, outputs: Mapping[str, str], wanted: Sequence[tuple[str, str
         write_output(executor_output(executor_input), {"artifacts": artifacts})
 
 
+def show_failure(uri: str, wanted: Sequence[tuple[str, str, str]]) -> None:
+    """Put what says why there is no output where the outputs would be shown."""
+    for _, path, _ in wanted:
+        write_output(path, storage.read_bytes(uri).decode())
+
+
 def executor_output(executor_input: str) -> str:
     """The file in which a task tells what its artefacts are. Raises UsageError if the executor input names none."""
     try:

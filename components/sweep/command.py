@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,6 +16,7 @@ from components.core.command import GIVEN, params_options, read_parameters
 from components.core.errors import InputError
 from components.core.fingerprint import canonical_json
 from components.core.reproduce import ChainFailed
+from components.pod.failure import Failure, find_failure
 from components.pod.shown import executor_output
 from components.sweep.page import page
 from components.sweep.params import SweepParams
@@ -51,7 +52,6 @@ def _run(**given: Any) -> None:
     trials = plan(parameters, origin)
     params = _section(parameters, origin)
     outcomes: list[Outcome] = []
-    code = 0
     with lock.hold(LOCK, "a sweep"):
         workshop = Workshop(parameters, trials, _log)
         for number, trial in enumerate(trials, start=1):
@@ -60,15 +60,31 @@ def _run(**given: Any) -> None:
                 outcomes.append(_read_outcome(trial, params, workshop.run(trial, title)))
                 _log(f"{title}: {params.metric} {outcomes[-1].value:.2f}")
             except StepFailed as failure:
-                code = code or failure.code
-                outcomes.append(Outcome(trial, failure=str(failure)))
+                outcomes.append(Outcome(trial, failure=str(failure), exit_code=failure.code))
                 _log(f"{title}: failed; the others go on")
         results = Results(params, outcomes)
         _write(results, OUTPUT)
     _show(results, OUTPUT)
-    if failed := results.failed:
-        first = f"{failed[0].trial.name}: {failed[0].failure}"
-        raise ChainFailed(f"{len(failed)} of {len(trials)} trials failed, the first one {first}", code)
+    _refuse_failures(json.loads(results.json())["trials"])
+
+
+def _check(output: str) -> None:
+    """Fail if a trial has failed, as a run does whose table is there by then."""
+    uri = storage.join(output, RESULTS_JSON)
+    try:
+        trials = json.loads(storage.read_bytes(uri))["trials"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{uri}: no results of a sweep ({type(error).__name__}: {error})") from None
+    _refuse_failures(trials)
+
+
+def _refuse_failures(trials: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ChainFailed, with the exit code of the step that failed first, unless every trial came to an end."""
+    failed = [trial for trial in trials if trial["failure"]]
+    if failed:
+        first = f"{failed[0]['name']}: {failed[0]['failure']}"
+        message = f"{len(failed)} of {len(trials)} trials failed, the first one {first}"
+        raise ChainFailed(message, failed[0]["exit_code"])
 
 
 def _choose(
@@ -131,6 +147,9 @@ def _uris(text: str) -> list[str]:
 
 
 def _read_outcome(trial: Trial, params: SweepParams, uri: str) -> Outcome:
+    if find_failure([uri]):
+        failure = Failure.read(uri)
+        return Outcome(trial, failure=f"{failure.step}: {failure.said}", exit_code=failure.exit_code)
     try:
         metrics = json.loads(storage.read_bytes(uri))
     except ValueError as error:
@@ -214,6 +233,7 @@ sweep = click.Group(
             help=_choose.__doc__,
             short_help="Choose among trials that ran elsewhere.",
         ),
+        click.Command("check", params=[_OUTPUT], callback=_check, help=_check.__doc__),
     ],
     help="Try every combination of some values, each trained and measured, and make the best one a recipe.",
     short_help="Grid search over parameters of training; the best becomes a recipe.",

@@ -23,12 +23,16 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial's value to go by beside the score and every task's main metric at full dimension; or why it has none."""
+    """A trial's value to go by beside the score and every task's main metric at full dimension.
+
+    Or why it has none, and the exit code of the step that failed.
+    """
 
     trial: Trial
     value: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     failure: str = ""
+    exit_code: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class Results:
                         "value": outcome.value,
                         "figures": dict(outcome.figures),
                         "failure": outcome.failure or None,
+                        "exit_code": outcome.exit_code,
                     }
                     for outcome in self.outcomes
                 ],

@@ -38,20 +38,20 @@ class Pods:
     root: str
     numbers: Any
 
-    def run(self, *command: str) -> str:
+    def run(self, *command: str, expect: int = 0) -> str:
         """Run `embedmill COMMAND…` in an empty folder; returns what it said."""
         folder = self.path / f"pod-{next(self.numbers)}"
         folder.mkdir()
         line = [sys.executable, "-m", "components.cli", *command]
         env = {**os.environ, "PYTHONPATH": str(PROJECT)}
         done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == expect, done.stderr
         return done.stderr
 
     def step(self, name: str, made: dict[str, str], overrides: str = "") -> str:
         """Run a step on what was made, by path in a project, and add its outputs to that."""
         step = chain.step(name)
-        arguments = sections("run", *step.sections)
+        arguments = [*sections("run", *step.sections), "--tolerant", "--run", "run-1"]
         for port in step.inputs:
             arguments += ["--in", port.name, made[port.default]]
         ports = {port: self.path / f"{name}-{port.name}" for port in step.outputs if not port.optional}
@@ -97,3 +97,28 @@ def test_trials_as_pods_share_their_pretraining_and_one_is_chosen(s3: S3Bucket, 
     assert [trial["value"] for trial in results["trials"]] == measured
     best = yaml.safe_load(storage.read_bytes(f"{folder}/best.yaml"))
     assert best == {"finetune": {"lr": [0.001, 0.02][measured.index(max(measured))]}}
+
+
+def test_a_trial_that_fails_passes_its_failure_on_and_the_run_fails_last(s3: S3Bucket, tmp_path: Path) -> None:
+    pods = Pods(tmp_path, f"{s3.uri}/root", count())
+    start = {"data/score": f"{s3.uri}/score", "data/heldout": f"{s3.uri}/heldout", "data/suite.json": f"{s3.uri}/suite"}
+    for name in ("data/score", "data/heldout"):
+        write_dataset(start[name], records())
+    storage.write_bytes(start["data/suite.json"], b"{}\n")
+    overrides = json.dumps({"finetune.lr": 1e60})
+
+    made = dict(start)
+    pods.step("pretrain", made)
+    pods.step("finetune", made, overrides)
+    assert "pod: export makes nothing, since finetune failed: " in pods.step("export", made)
+    pods.step("evaluate", made)
+    metrics = made["reports/evaluate/metrics.json"]
+    assert json.loads(storage.read_bytes(metrics))["exit_code"] == 3
+    trials = json.dumps([{"name": "bad", "overrides": overrides, "pretrain": "{}"}])
+    folder = f"{pods.root}/sweep/run-1"
+    listed = ["--trials", trials, "--metrics", json.dumps([metrics])]
+    pods.run("sweep", "choose", *sections("sweep"), *listed, "--output", folder)
+    (trial,) = json.loads(storage.read_bytes(f"{folder}/results.json"))["trials"]
+    assert trial["failure"].startswith("finetune: ") and trial["failure"].endswith("the loss is nan; lower the lr")
+    said = pods.run("sweep", "check", "--output", folder, expect=3)
+    assert "1 of 1 trials failed, the first one" in said
