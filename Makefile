@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DOCKER ?= docker
-# Where a build has no network of its own: make images BUILD_FLAGS="--network host"; on a GPU: BUILD_FLAGS="--build-arg TORCH_INDEX="
+# Where a build has no network of its own: make images BUILD_FLAGS="--network host"; docker/Dockerfile says what can be built otherwise.
 BUILD_FLAGS ?=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 READY := .venv/.ready
