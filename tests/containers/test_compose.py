@@ -29,9 +29,7 @@ FEEDBACK = {
 }
 GIVE_FEEDBACK = f"""
 import boto3, json
-store = boto3.client("s3")
-store.create_bucket(Bucket="embedmill")
-store.put_object(Bucket="embedmill", Key="feedback/monday.jsonl", Body=json.dumps({FEEDBACK!r}))
+boto3.client("s3").put_object(Bucket="embedmill", Key="feedback/monday.jsonl", Body=json.dumps({FEEDBACK!r}))
 """
 ASK = """
 import json, os
