@@ -104,7 +104,7 @@ class Cluster:
             "pipeline": str(FULL),
             "images": {f"embedmill-{target}:0.1.0": image for target, image in self.images.items()},
             "artefacts": str(folder),
-            "labels": {LABEL: name},
+            "labels": {LABEL: str(folder)},  # the daemon may run the same test for others
             "environment": {**self.bucket.env, "MLFLOW_TRACKING_URI": self.mlflow, "GIT_TOKEN": TOKEN},
             "parameters": self.parameters(**more),
         }
@@ -171,14 +171,14 @@ def local_tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def kill_once(name: str, step: str, ready: str, killed: threading.Event) -> None:
-    """Kill the container of a step as soon as there is a file under `ready`."""
+def kill_once(folder: Path, step: str, ready: str, killed: threading.Event) -> None:
+    """Kill the container of a step of the run in `folder` as soon as there is a whole checkpoint under `ready`."""
     import docker
 
     client = docker.from_env()
     deadline = time.monotonic() + PIPELINE_SECONDS
     while time.monotonic() < deadline and not killed.is_set():
-        for container in client.containers.list(filters={"label": f"{LABEL}={name}"}):
+        for container in client.containers.list(filters={"label": f"{LABEL}={folder}"}, ignore_removed=True):
             if container.attrs["Config"]["Cmd"][:3] == ["embedmill", "pod", step] and any(
                 info.uri.endswith("COMPLETE") for info in storage.list_files(ready)
             ):
@@ -191,7 +191,7 @@ def kill_once(name: str, step: str, ready: str, killed: threading.Event) -> None
 def test_the_pipeline_makes_the_model_that_dvc_makes_although_a_container_is_killed(cluster: Cluster) -> None:
     killed = threading.Event()
     killer = threading.Thread(
-        target=kill_once, args=("whole", "pretrain", f"{cluster.root}/pretrain", killed), daemon=True
+        target=kill_once, args=(cluster.folder / "whole", "pretrain", f"{cluster.root}/pretrain", killed), daemon=True
     )
     killer.start()
     said = re.sub(r"\x1b\[\d+m", "", cluster.run("whole"))

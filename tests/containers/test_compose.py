@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -118,10 +119,11 @@ def stack(program: list[str], images: dict[str, str], tmp_path_factory: pytest.T
         "extra_hosts": [f"{name}:127.0.0.1" for name in ("database", "mlflow", "store")],
     }
     (folder / "compose.yaml").write_text(yaml.safe_dump(described))
+    project = f"embedmill-{uuid.uuid4().hex[:8]}"  # the daemon may run the same test for others
     env = environment(**SECRETS, PARAMS=str(folder / "params.yaml"), FEEDBACK_INTERVAL="1")
 
     def compose(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [*program, "-p", folder.name, "-f", str(folder / "compose.yaml"), *arguments]
+        command = [*program, "-p", project, "-f", str(folder / "compose.yaml"), *arguments]
         return subprocess.run(command, env=env, text=True, capture_output=True)
 
     started = compose("up", "-d")
