@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,18 +31,24 @@ GIVE_FEEDBACK = f"""
 import boto3, json
 boto3.client("s3").put_object(Bucket="embedmill", Key="feedback/monday.jsonl", Body=json.dumps({FEEDBACK!r}))
 """
-ASK = """
-import json, os
-from urllib.error import HTTPError, URLError
+ASK_UNTIL = """
+import json, os, sys, time
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 headers = {"Authorization": "Bearer " + os.environ["EMBEDMILL_API_KEY"], "Content-Type": "application/json"}
 body = json.dumps({"model": "embedmill", "input": "split words"}).encode()
-try:
-    print(urlopen(Request("http://127.0.0.1:8000/v1/embeddings", body, headers)).read().decode())
-except HTTPError as error:
-    print(json.dumps({"status": error.code}))
-except URLError:
-    print(json.dumps({"status": "starting"}))
+key, value = json.loads(sys.argv[1])
+for _ in range(900):
+    try:
+        answer = json.load(urlopen(Request("http://127.0.0.1:8000/v1/embeddings", body, headers)))
+    except HTTPError as error:
+        answer = {"status": error.code}
+    except OSError:
+        answer = {"status": "starting"}
+    if answer.get(key) == value:
+        break
+    time.sleep(1)
+print(json.dumps(answer))
 """
 Compose = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -158,21 +163,18 @@ def stand_in(name: str) -> str:
     return built.stdout.strip()
 
 
-def inside(stack: Compose, service: str, code: str) -> str:
+def inside(stack: Compose, service: str, code: str, *arguments: str) -> str:
     """What Python prints in a service's container."""
-    ended = stack("exec", "-T", service, "python", "-c", code)
+    ended = stack("exec", "-T", service, "python", "-c", code, *arguments)
     assert ended.returncode == 0, ended.stderr + stack("logs", service).stdout
     return ended.stdout
 
 
 def ask_until(stack: Compose, key: str, value: object) -> dict[str, Any]:
     """The service's answer, once `key` is `value` in it."""
-    for _ in range(300):
-        answer: dict[str, Any] = json.loads(inside(stack, "serve", ASK))
-        if answer.get(key) == value:
-            return answer
-        time.sleep(1)
-    pytest.fail(f"{answer}\n{stack('logs', '--tail', '40', 'poller', 'serve').stdout}")
+    answer: dict[str, Any] = json.loads(inside(stack, "serve", ASK_UNTIL, json.dumps([key, value])))
+    assert answer.get(key) == value, f"{answer}\n{stack('logs', '--tail', '40', 'poller', 'serve').stdout}"
+    return answer
 
 
 def test_feedback_becomes_the_model_that_answers(stack: Compose) -> None:
