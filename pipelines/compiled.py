@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import click
 from kfp import compiler
 
 
@@ -18,5 +19,10 @@ def compiled(pipeline: Any) -> str:
 
 
 def write(pipeline: Any, path: Path) -> None:
-    """Write it where it belongs."""
-    path.write_text(compiled(pipeline), encoding="utf-8")
+    """The command line of a pipeline's module: write it where it belongs."""
+
+    @click.command(help=f"Compile this pipeline into {path}.")
+    def command() -> None:
+        path.write_text(compiled(pipeline), encoding="utf-8")
+
+    command()

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import click
 
-from components.core.errors import EmbedmillError, InputError
+from components.core.errors import EmbedmillError, InputError, UsageError
 from components.core.kubeflow import CLUSTER_KEY, ENDPOINT_KEY, PAGES_KEY
 from components.finish.record import record_state
 from components.finish.status import Status
 from components.finish.webhook import tell
 from components.launch import leftovers
 
+ID = re.compile(r"[^'\s]+")  # MLflow's filters know no way to quote
+
 
 @click.command(short_help="Record how a pipeline's run ended, and tell a webhook.")
 @click.option("--status", "text", required=True, metavar="JSON", help="kfp's PipelineTaskFinalStatus.")
 @click.option("--run", "run_id", required=True, metavar="ID", help="The run of the pipeline.")
-@click.option("--name", required=True, help="Its name.")
-@click.option("--recipe", default="", help="The recipe that it was started with.")
+@click.option("--name", required=True, metavar="NAME", help="Its name.")
+@click.option("--recipe", default="", metavar="NAME", help="The recipe that it was started with.")
 @click.option("--git-sha", default="", metavar="SHA", help="The commit that it was started from.")
 @click.option("--webhook", default="", metavar="URL", help="Gets one JSON object by POST (bearer: WEBHOOK_TOKEN).")
 def finish(text: str, run_id: str, name: str, recipe: str, git_sha: str, webhook: str) -> None:
@@ -28,6 +31,8 @@ def finish(text: str, run_id: str, name: str, recipe: str, git_sha: str, webhook
     Jobs of the cluster that the run's steps have left, since they were killed, are deleted.
     """
     status = Status.parse(text)
+    if not ID.fullmatch(run_id):
+        raise UsageError(f"--run {run_id!r}: expected the id of a run, as Kubeflow Pipelines fills it in")
     if CLUSTER_KEY in os.environ:
         leftovers.clear(run_id, _log)
     links = {"run": _page(run_id)}

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from components.core import environment, lock, recipes, settings, storage
+from components.core.errors import UsageError
 from components.record import project, repository
 
 WORK = Path(".embedmill/record")
@@ -36,6 +37,8 @@ def record(
     inputs: tuple[tuple[str, str], ...],
 ) -> None:
     """Write dvc.lock from the outputs of a run, push them to DVC's remote, and commit that on a branch of their own."""
+    if not root:
+        raise UsageError("--root: is empty; expected s3://bucket/prefix")
     repository.check_run(run_id)
     if url:
         repository.check(url, commit)

@@ -14,6 +14,8 @@ from components.core.fingerprint import digest_weights
 from components.training.origin import stored_folder
 
 CHAMPION = "champion"
+MODULES = "modules.json"
+NO_MODEL = "no modules.json; expected a sentence-transformers folder"
 REGISTRY = "models:/"
 
 
@@ -42,13 +44,15 @@ def find_release(spec: str) -> Release:
     if spec.startswith(REGISTRY):
         return _registered(spec)
     if storage.is_s3(spec):
+        if not storage.exists(storage.join(spec, MODULES)):
+            raise InputError(f"--model {spec}: {NO_MODEL}")
         folder = stored_folder(spec.rstrip("/"), "--model")
         return Release(spec.rstrip("/").rpartition("/")[2], _short(digest_weights(folder)), lambda: folder)
     if not storage.is_local(spec):
         raise UsageError(f"--model {spec}: expected champion, a folder, s3://bucket/prefix or models:/NAME@ALIAS")
     folder = storage.local_path(spec)
-    if not (folder / "modules.json").is_file():
-        raise InputError(f"--model {spec}: no modules.json; expected a sentence-transformers folder")
+    if not (folder / MODULES).is_file():
+        raise InputError(f"--model {spec}: {NO_MODEL}")
     return Release(folder.resolve().name, _short(digest_weights(folder)), lambda: folder)
 
 

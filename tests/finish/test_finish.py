@@ -147,6 +147,13 @@ def test_what_is_no_status_is_a_usage_error(text: str) -> None:
         Status.parse(text)
 
 
+@pytest.mark.parametrize("run_id", ["", "r' or run_id = 'x", "two words"])
+def test_what_is_no_id_of_a_run_is_a_usage_error_and_leaves_mlflow_alone(run_id: str) -> None:
+    done = end("", run=run_id)
+    assert isinstance(done.exception, UsageError)
+    assert str(done.exception).startswith(f"--run {run_id!r}: expected the id of a run")
+
+
 def test_a_webhook_gets_the_state_with_links_and_token(
     receiver: tuple[Receiver, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

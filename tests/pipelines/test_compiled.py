@@ -36,3 +36,16 @@ def recompiled() -> dict[str, str]:
 def test_compiling_again_gives_the_committed_bytes(recompiled: dict[str, str], name: str) -> None:
     committed = (PROJECT / "pipelines" / f"{name}.yaml").read_bytes()
     assert recompiled[name].encode() == committed, f"run `python -m pipelines.{name}` and commit {name}.yaml"
+
+
+def test_a_pipelines_module_says_what_it_writes_and_takes_no_argument() -> None:
+    path = PROJECT / "pipelines" / "flywheel.yaml"
+    before = path.stat().st_mtime_ns
+    for more, code, said in (
+        (["--help"], 0, "Compile this pipeline into "),
+        (["nope"], 2, "unexpected extra argument"),
+    ):
+        command = [sys.executable, "-m", "pipelines.flywheel", *more]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
+        assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done.stderr
+    assert path.stat().st_mtime_ns == before

@@ -203,13 +203,18 @@ def refuses_connections(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_a_model_in_s3_is_served_from_a_copy(tmp_path: Path, serving: Serving, s3: S3Bucket) -> None:
+def test_a_model_in_s3_is_served_from_a_copy(
+    tmp_path: Path, embedmill: Embedmill, serving: Serving, s3: S3Bucket
+) -> None:
     from components.core import storage
 
     folder = model_folder(tmp_path / "mine")
     for file in folder.rglob("*"):
         if file.is_file():
             storage.upload(file, f"{s3.uri}/runs/mine/{file.relative_to(folder)}")
+    none = embedmill("serve", "--model", f"{s3.uri}/runs", "--port", 0)
+    said = f"embedmill: --model {s3.uri}/runs: no modules.json; expected a sentence-transformers folder\n"
+    assert (none.returncode, none.stderr) == (3, said)
     server = serving("--model", f"{s3.uri}/runs/mine/")
     np.testing.assert_allclose(vectors(server.embed(*TEXTS, model="mine")), expected(folder, TEXTS), atol=1e-5)
 
