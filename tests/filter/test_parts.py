@@ -20,10 +20,11 @@ from components.core.part import Part
 from components.core.settings import RunParams
 from components.core.step import Context
 from components.core.suite import EvaluateParams, SuiteParams
-from components.filter import duplicate_shuffle, pipeline
+from components.filter import duplicate_shuffle, pipeline, semantic, semantic_shuffle
 from components.filter.params import FilterParams
 from components.filter.step import STEP
 from tests.filter.test_pipeline import corpus, files
+from tests.filter.test_semantic import corpus as reworded
 from tests.fixtures.seaweed import S3Bucket
 
 forked = multiprocessing.get_context("fork")
@@ -66,9 +67,11 @@ def start(work: Callable[[], None]) -> Any:
     return process
 
 
-def pods(inputs: dict[str, str], output: str, stage: str, numbers: Sequence[int], count: int) -> list[Any]:
+def pods(
+    inputs: dict[str, str], output: str, stage: str, numbers: Sequence[int], count: int, **params: Any
+) -> list[Any]:
     """Start pods that share a stage."""
-    return [start(partial(do, inputs, output, Part(stage, number, count))) for number in numbers]
+    return [start(partial(do, inputs, output, Part(stage, number, count), **params)) for number in numbers]
 
 
 def ended(processes: Sequence[Any]) -> None:
@@ -97,6 +100,35 @@ def test_stages_then_the_step_give_the_bytes_of_the_step_alone(
         monkeypatch.setattr(module, work, never)
     do(inputs, output)
     assert files(tmp_path / "shared") == alone
+
+
+def test_pods_that_share_the_search_for_semantic_duplicates_give_the_bytes_of_the_step_alone(
+    tmp_path: Path, make_dataset: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(semantic, "CELL_ROWS", 20)  # several cells
+    make_dataset(tmp_path / "ingest", reworded(80), 20)
+    make_dataset(tmp_path / "heldout", [])
+    inputs = {name: str(tmp_path / name) for name in ("ingest", "heldout")}
+    params = {
+        "languages": [],
+        "fluency": None,
+        "contamination": {"exact": False, "near": None},
+        "semantic_duplicates": {"model": "wordllama", "threshold": 0.9},
+    }
+    # the model's threads are no parent's to a fork
+    ended([start(partial(do, inputs, str(tmp_path / "alone/out"), **params))])
+    assert Dataset.open(str(tmp_path / "alone/out")).ledger.dropped["s"]["semantic_duplicate"] > 5
+    output = str(tmp_path / "shared/out")
+    for stage in STEP.stages:
+        ended(pods(inputs, output, stage, [2, 1], 2, **params))
+
+    def never(*arguments: Any, **more: Any) -> None:
+        raise AssertionError("left to the step")
+
+    for work in ("_cells", "_place_rows", "_pairs", "_clusters"):
+        monkeypatch.setattr(semantic_shuffle, work, never)
+    do(inputs, output, **params)
+    assert files(tmp_path / "shared") == files(tmp_path / "alone")
 
 
 def test_a_pod_that_is_lost_or_never_starts_holds_nobody_up(
