@@ -9,9 +9,14 @@ from typing import Any
 import click
 from kfp import compiler
 
+from components.core.labels import PIPELINE
+
 
 def compiled(pipeline: Any) -> str:
-    """The YAML of a pipeline."""
+    """The YAML of a pipeline, the pods of its tasks labelled with its name: the same tasks may stand in several."""
+    configs = pipeline.platform_spec.platforms["kubernetes"].deployment_spec.executors
+    for config in configs.values():
+        config["podMetadata"]["labels"][PIPELINE] = pipeline.pipeline_func.__name__
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(path))

@@ -16,7 +16,7 @@ from components.core.step import Step
 # Two images run the steps; `embedmill submit` puts others in their place, by digest.
 IMAGES = {"data": "embedmill-data:0.1.0", "train": "embedmill-train:0.1.0"}
 # What a task may say about the machines of its job, by option of `embedmill pod`.
-JOB = {"nodes": int, "node_cpu": str, "node_memory": str, "queue": str, "priority_class": str}
+JOB = {"nodes": int, "node_cpu": str, "node_memory": str, "queue": str, "priority_class": str, "labels": str}
 # The GPUs of a pod are text as all limits are: the backend takes a number for none.
 GPUS = {"gpus": str, "gpus_per_node": int}
 # Which run a task is of; the backend puts the id in its place only where it is the whole of an input.

@@ -30,6 +30,7 @@ def poll(
     storage_root: str,
     repository: str,
     webhook: str,
+    labels: str,
     attempts: int,
 ) -> dsl.ContainerSpec:
     """Start one run for feedback that is new, or look what became of the last one."""
@@ -40,7 +41,7 @@ def poll(
     passed = {"recipe": recipe, "storage_root": storage_root, "repository": repository, "webhook": webhook}
     for name, value in passed.items():
         arguments += ["--param", f"{name}={value}"]
-    arguments += ["--attempts", attempts]
+    arguments += ["--label", labels, "--attempts", attempts]
     return dsl.ContainerSpec(image=IMAGES["train"], command=["embedmill", "flywheel"], args=arguments)
 
 
@@ -59,6 +60,7 @@ def flywheel(
     storage_root: str = "s3://embedmill",
     repository: str = "",
     webhook: str = "",
+    labels: str = "",
     attempts: int = 3,
 ) -> None:
     """One poll."""
@@ -74,6 +76,7 @@ def flywheel(
         storage_root=storage_root,
         repository=repository,
         webhook=webhook,
+        labels=labels,
         attempts=attempts,
     )
     place(task, "poller", hours=1).set_caching_options(False).set_cpu_limit("1").set_memory_limit("2Gi")

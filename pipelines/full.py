@@ -50,6 +50,7 @@ def full(
     node_memory: str = "32Gi",
     queue: str = "",
     priority_class: str = "",
+    labels: str = "",
     webhook: str = "",
 ) -> None:
     """From sources to a registered model, its report, and a branch from which `dvc pull` fetches it."""
@@ -65,7 +66,7 @@ def full(
         "register": register,
     }
     job = {"nodes": nodes, "node_cpu": node_cpu, "node_memory": node_memory, "queue": queue}
-    job |= {"priority_class": priority_class}
+    job |= {"priority_class": priority_class, "labels": labels}
     wiring = Wiring(
         sections=sections,
         root=storage_root,

@@ -6,6 +6,7 @@ from typing import Any
 
 from kfp import kubernetes
 
+from components.core.labels import PIPELINE, PIPELINE_KEY
 from components.core.step import Step
 from components.core.tracking import RUN_KEY
 from pipelines.component import cached
@@ -57,6 +58,7 @@ def place_step(task: Any, step: Step, cpu: Any, memory: Any, stage: str = "") ->
     task.set_display_name(f"{step.name}: {stage}" if stage else step.name)
     limit(task, cpu, memory)
     task.set_caching_options(cached(step))
+    kubernetes.use_field_path_as_env(task, PIPELINE_KEY, f"metadata.labels['{PIPELINE}']")
     if cached(step):  # others are told by an input
         kubernetes.use_field_path_as_env(task, RUN_KEY, f"metadata.labels['{RUN_LABEL}']")
     return task

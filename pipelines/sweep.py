@@ -159,6 +159,7 @@ def sweep(
     node_memory: str = "32Gi",
     queue: str = "",
     priority_class: str = "",
+    labels: str = "",
 ) -> None:
     """From sources to the best combination of a grid."""
     sections = {
@@ -172,7 +173,7 @@ def sweep(
         "export": export,
     }
     job = {"nodes": nodes, "node_cpu": node_cpu, "node_memory": node_memory, "queue": queue}
-    job |= {"priority_class": priority_class}
+    job |= {"priority_class": priority_class, "labels": labels}
     gpus = {"gpus": train_gpus, "gpus_per_node": gpus_per_node}
     planned = plan(
         sweep_params=sweep,

@@ -12,6 +12,7 @@ from components.core import settings, storage
 from components.core.command import Seconds, params_options
 from components.core.errors import EmbedmillError, Interrupted, UsageError
 from components.core.kubeflow import Parameter, Pipelines
+from components.core.labels import parse_labels
 from components.core.reproduce import ChainFailed
 from components.flywheel.cluster import ATTEMPTS, EXPERIMENT, FILLED_IN, PipelineRuns
 from components.flywheel.local import LocalChain
@@ -19,7 +20,7 @@ from components.flywheel.params import FlywheelParams
 from components.flywheel.poller import Trainer, open_store, poll
 from components.flywheel.signals import Stopped, stop_on_signals
 from components.submit.package import Package
-from components.submit.parameters import IMAGE, TRAIN_IMAGE
+from components.submit.parameters import IMAGE, LABELS, TRAIN_IMAGE, labels_of_run
 
 
 def _poll(params: str, assignments: tuple[str, ...], take_over: bool, **where: Any) -> None:
@@ -69,6 +70,7 @@ def _trainer(
     assigned: tuple[str, ...],
     image: str | None,
     train_image: str | None,
+    label: tuple[str, ...],
     attempts: int,
 ) -> Trainer:
     if submit is None:
@@ -80,9 +82,10 @@ def _trainer(
     package = Package.read(submit)
     package.check_names(FILLED_IN)
     images = {key: value for key, value in ((IMAGE, image), (TRAIN_IMAGE, train_image)) if value}
-    values = {**_read_values(package, assigned), **images}
+    labels = parse_labels(",".join(label))
+    values = {**_read_values(package, assigned), **images, **labels_of_run(package, labels)}
     pipelines = Pipelines.connect(host, namespace, token_file)
-    body = package.with_images(images).body()
+    body = package.with_images(images).with_labels(labels).body()
     return PipelineRuns(pipelines, body, values, experiment, attempts, service_account)
 
 
@@ -95,6 +98,8 @@ def _read_values(package: Package, assigned: tuple[str, ...]) -> dict[str, Param
             raise UsageError(f"--param {assignment}: expected NAME=VALUE, such as nodes=2")
         if name in FILLED_IN:
             raise UsageError(f"--param {name}: the flywheel fills that in")
+        if name == LABELS:
+            raise UsageError(f"--param {name}: use --label, which labels the tasks' pods too")
         package.check_names([name])
         values[name] = package.parameters[name].parse(name, text)
     return values
@@ -162,6 +167,12 @@ _WHERE = (
     click.Option(["--param", "assigned"], multiple=True, metavar="NAME=VALUE", help="A parameter of the pipeline."),
     click.Option(["--image"], metavar="REF", help="Image of the data steps, by digest."),
     click.Option(["--train-image"], metavar="REF", help="Image of the other steps, by digest."),
+    click.Option(
+        ["--label"],
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="A label of all pods of the runs and of their jobs, to group costs by.",
+    ),
     click.Option(
         ["--attempts"],
         type=click.IntRange(min=1),

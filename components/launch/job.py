@@ -22,7 +22,7 @@ class Job:
     """One command in containers of one image, on `nodes` nodes of the cluster."""
 
     name: str
-    """See `job_name`. The same name and the same everything else but the run's label is the same job."""
+    """See `job_name`. The same name and the same everything else but `labels` is the same job."""
     step: str
     command: tuple[str, ...]
     """The whole argv of each node's container."""
@@ -34,6 +34,7 @@ class Job:
     """Cores of a node, as Kubernetes writes them: 2, 500m."""
     memory: str = "8Gi"
     labels: Mapping[str, str] = field(default_factory=dict)
+    """Whose job it is: the run, the pipeline, and what costs are grouped by."""
     env: Mapping[str, str] = field(default_factory=dict)
     queue: str = ""
     """Kueue's local queue; empty: none."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from components.core.errors import EmbedmillError, GateRefused, InputError, Inte
 from components.core.fingerprint import digest_json
 from components.launch.apiserver import ApiError, ApiServer, Object, Pace, Wait
 from components.launch.following import Following
-from components.launch.job import RUN, Job, Log
+from components.launch.job import Job, Log
 from components.launch.kind import Kind
 from components.launch.stop import Stop
 
@@ -49,7 +49,7 @@ class _Launcher:
     ) -> None:
         self.kind, self.job, self.log, self.pace, self.inbox = kind, job, log, pace, inbox
         self.api = ApiServer(log, pace)
-        self.digest = digest_json(_asked(manifest))[:16]
+        self.digest = digest_json(_asked(manifest, job.labels))[:16]
         self.manifest = manifest
         self.jobs = f"/apis/{kind.group}/{kind.version}/namespaces/{self.api.namespace}/{kind.plural}"
         self.path = f"{self.jobs}/{job.name}"
@@ -188,8 +188,9 @@ class _Launcher:
         return InputError(f"{self.title}: the cluster refuses it with {error.status}: {error}")
 
 
-def _asked(value: Any) -> Any:
-    """A manifest without whose run it is for: two runs that ask for the same thing follow one job."""
+def _asked(value: Any, labels: Collection[str]) -> Any:
+    """A manifest without the labels that say for whom it is: two runs that ask for the same thing follow one job."""
     if isinstance(value, dict):
-        return {key: _asked(each) for key, each in value.items() if key != RUN}
-    return [_asked(each) for each in value] if isinstance(value, list) else value
+        shown = {name: each for name, each in value.get("labels", {}).items() if name not in labels}
+        return {key: shown if key == "labels" else _asked(each, labels) for key, each in value.items()}
+    return [_asked(each, labels) for each in value] if isinstance(value, list) else value

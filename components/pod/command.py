@@ -21,6 +21,7 @@ from components.core import settings, storage
 from components.core.command import GIVEN, parse_sections
 from components.core.errors import InputError, UsageError
 from components.core.fingerprint import canonical_json
+from components.core.labels import PIPELINE_KEY, parse_labels
 from components.core.recipes import lay_recipe
 from components.core.sources import data_version as data_version_of
 from components.core.step import Port, Step
@@ -104,10 +105,12 @@ class Request:
 @click.option("--node-memory", default="32Gi", help="Memory of each.")
 @click.option("--queue", default="", help="Kueue's local queue for jobs.")
 @click.option("--priority-class", default="", help="Priority class of jobs.")
+@click.option("--labels", default="", metavar="KEY=VALUE,…", help="Labels of jobs and their pods, to group costs by.")
 @click.option("--version", default="", metavar="FILE", help="sources: file for the version of the data.")
 @click.option(
     "--result-uri", "result", default="", metavar="URI", help="register: where the version is written as well."
 )
+@click.option("--pipeline", default="", envvar=PIPELINE_KEY, metavar="NAME", help="The pipeline, for labels.")
 @click.option(
     "--run", "run_id", default="", envvar=RUN_KEY, metavar="ID", help="The pipeline's run, for MLflow and labels."
 )
@@ -126,6 +129,8 @@ def pod(
     data_version: str,
     run_id: str,
     job_image: str,
+    labels: str,
+    pipeline: str,
     result: str,
     tolerant: bool,
     **told: Any,
@@ -145,7 +150,13 @@ def pod(
     _check_ports("--show", told["shown"], [port for port in step.outputs if port.shows])
     sections = _effective(given, recipe, overrides)
     request = Request(step, root, image, sections, {port: uri for port, uri in inputs if uri})
-    machines = Machines(**{key: told.pop(key) for key in MACHINES}, image=job_image or image, run=run_id)
+    machines = Machines(
+        **{key: told.pop(key) for key in MACHINES},
+        image=job_image or image,
+        run=run_id,
+        pipeline=pipeline,
+        labels=parse_labels(labels),
+    )
     if stage:
         _run_stage(request, stage, part)
         write_output(done, part)

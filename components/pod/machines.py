@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from components import chain
 from components.core import lock
 from components.core.command import step_command
 from components.core.errors import EmbedmillError
+from components.core.labels import PIPELINE
 from components.core.reproduce import FAILURE
 from components.core.step import Step
 from components.launch.job import RUN, Job, job_name
@@ -44,10 +45,12 @@ class Machines:
     priority_class: str
     image: str
     run: str
+    pipeline: str
+    labels: Mapping[str, str]
 
     def job(self, step: Step, work: str, command: Sequence[str], nodes: int) -> Job:
         """The job that runs `command` and is named by its work, so that a pod that comes back finds it."""
-        labels = {RUN: self.run} if self.run else {}
+        known = {RUN: self.run, PIPELINE: self.pipeline}
         return Job(
             name=job_name(step.name, work),
             step=step.name,
@@ -57,7 +60,7 @@ class Machines:
             gpus=self.gpus_per_node,
             cpu=self.node_cpu,
             memory=self.node_memory,
-            labels=labels,
+            labels={**self.labels, **{key: value for key, value in known.items() if value}},
             queue=self.queue,
             priority_class=self.priority_class,
         )

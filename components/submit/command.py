@@ -14,9 +14,10 @@ import click
 from components.core.command import Seconds, params_options
 from components.core.errors import Interrupted, UsageError
 from components.core.kubeflow import ENDPOINT_KEY, TOKEN_FILE_KEY, TOKEN_KEY, Pipelines, PipelinesError
+from components.core.labels import parse_labels
 from components.submit.follow import check_ended_well, follow
 from components.submit.package import Package, by_name_only
-from components.submit.parameters import IMAGE, TRAIN_IMAGE, recipe_name, sections_of_run, values_of_run
+from components.submit.parameters import IMAGE, TRAIN_IMAGE, labels_of_run, recipe_name, sections_of_run, values_of_run
 
 EXPERIMENT = "embedmill"
 
@@ -29,6 +30,7 @@ def _submit(
     given: tuple[str, ...],
     image: str | None,
     train_image: str | None,
+    label: tuple[str, ...],
     experiment: str,
     service_account: str,
     name: str | None,
@@ -53,8 +55,10 @@ def _submit(
     passed = recipe_name(recipe, sections)
     if recipe and not passed:
         _log(f"recipe {recipe} is in the sections alone: by its name pods would make something else of them")
-    values = values_of_run(package, sections, passed, images, _pairs(given), _log)
-    package = package.with_images(images)
+    labels = parse_labels(",".join(label))
+    options = {**images, **labels_of_run(package, labels)}
+    values = values_of_run(package, sections, passed, options, _pairs(given), _log)
+    package = package.with_images(images).with_labels(labels)
     name = name or f"{package.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     if dry_run:
         shown = {
@@ -62,6 +66,7 @@ def _submit(
             "experiment": experiment,
             "service_account": service_account,
             "images": package.images(),
+            "labels": labels,
             "parameters": values,
         }
         click.echo(json.dumps(shown, indent=1, ensure_ascii=False))
@@ -117,6 +122,12 @@ submit = click.Command(
         ),
         click.Option(["--image"], metavar="REF", help="Image of the data steps, by digest."),
         click.Option(["--train-image"], metavar="REF", help="Image of the other steps, by digest."),
+        click.Option(
+            ["--label"],
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="A label of all pods of the run and of its jobs, to group costs by.",
+        ),
         click.Option(
             ["--experiment"], default=EXPERIMENT, show_default=True, metavar="NAME", help="Experiment; made if missing."
         ),

@@ -138,6 +138,20 @@ class Package:
                 container["image"] = replaced[container["image"]]
         return Package(self.path, pipeline, self.platform)
 
+    def with_labels(self, labels: Mapping[str, str]) -> Package:
+        """The same pipeline with labels on the pod of every task."""
+        if not labels:
+            return self
+        platform = deepcopy(self.platform)
+        configs: Any = platform
+        for key in ("platforms", "kubernetes", "deploymentSpec", "executors"):
+            configs = configs.setdefault(key, {})
+        for name, executor in self.pipeline["deploymentSpec"]["executors"].items():
+            if "container" in executor:
+                metadata = configs.setdefault(name, {}).setdefault("podMetadata", {})
+                metadata["labels"] = {**metadata.get("labels", {}), **labels}
+        return Package(self.path, self.pipeline, platform)
+
     def images(self) -> list[str]:
         """The images of its containers."""
         executors = self.pipeline["deploymentSpec"]["executors"].values()

@@ -13,6 +13,7 @@ from components.core import recipes, settings, storage, tracking
 from components.core.errors import InputError, UsageError
 from components.core.fingerprint import json_document
 from components.core.kubeflow import Parameter
+from components.core.labels import format_labels
 from components.core.settings import Section
 from components.core.sources import IngestParams, data_version, encode_sources
 from components.core.suite import EvaluateParams
@@ -20,7 +21,7 @@ from components.sources.digests import FileDigests
 from components.sources.pipeline import list_sources, list_suite
 from components.submit.package import Package
 
-IMAGE, TRAIN_IMAGE = "image", "train_image"
+IMAGE, TRAIN_IMAGE, LABELS = "image", "train_image", "labels"
 RECIPE, GIT_SHA, DATA_VERSION, FEEDBACK = "recipe", "git_sha", "data_version", "feedback"
 
 Log = Callable[[str], None]
@@ -71,24 +72,26 @@ def values_of_run(
     package: Package,
     sections: Mapping[str, Any],
     recipe: str,
-    images: Mapping[str, str],
+    options: Mapping[str, str],
     given: Mapping[str, str],
     log: Log,
 ) -> dict[str, Parameter]:
     """The parameters of a run, in the pipeline's order: those that are given, and what is known of the others.
 
-    `given` are texts by name. Raises UsageError for a parameter that the pipeline does not declare, or that it needs
-    and nobody gives.
+    `given` are texts by name, `options` what options of the command say. Raises UsageError for a parameter that the
+    pipeline does not declare, or that it needs and nobody gives.
     """
     declared = package.parameters
-    package.check_names([*given, *images])
+    package.check_names([*given, *options])
     for name in given:
         if name in sections:
             raise UsageError(f"--param {name}: a section of params.yaml; use --set {name}.KEY=VALUE")
         if name in (IMAGE, TRAIN_IMAGE):
             raise UsageError(f"--param {name}: use --{name.replace('_', '-')}, which changes the containers too")
+        if name == LABELS:
+            raise UsageError(f"--param {name}: use --label, which labels the tasks' pods too")
     values: dict[str, Parameter] = {name: json.dumps(value, ensure_ascii=False) for name, value in sections.items()}
-    values |= {**images, **{name: declared[name].parse(name, text) for name, text in given.items()}}
+    values |= {**options, **{name: declared[name].parse(name, text) for name, text in given.items()}}
     _refuse_local([(f"--param {FEEDBACK}", str(values.get(FEEDBACK) or ""))])
     values.setdefault(RECIPE, recipe)
     if GIT_SHA in declared and GIT_SHA not in values:
@@ -104,6 +107,11 @@ def values_of_run(
     if missing:
         raise UsageError(f"{package.path}: needs --param {missing[0]}=VALUE")
     return {name: values[name] for name in declared if name in values}
+
+
+def labels_of_run(package: Package, labels: Mapping[str, str]) -> dict[str, str]:
+    """The parameter by which the labels reach the jobs of a run, if the pipeline starts any."""
+    return {LABELS: format_labels(labels)} if labels and LABELS in package.parameters else {}
 
 
 def _version(sections: Mapping[str, Any], feedback: str, log: Log) -> str:

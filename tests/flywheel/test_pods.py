@@ -248,6 +248,16 @@ def test_a_run_that_fails_is_tried_again_and_then_left_with_the_reason(cluster: 
     assert [run["display_name"][-2:] for run in cluster.kfp.runs.values()] == ["-1", "-2"]
 
 
+def test_a_run_has_the_labels_that_its_costs_are_grouped_by(cluster: Cluster) -> None:
+    cluster.feed("a.jsonl", ROW)
+    _, said = cluster.start("--label", "team=search,cost-center=42").communicate(timeout=WAIT_SECONDS)
+    assert len(cluster.kfp.runs) == 1, said
+    assert cluster.kfp.parameters["labels"] == "cost-center=42,team=search"
+    (run,) = cluster.kfp.runs.values()
+    configs = run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert {each["podMetadata"]["labels"]["team"] for each in configs.values()} == {"search"}
+
+
 def test_what_is_wrong_is_said_before_anything_is_claimed(cluster: Cluster, embedmill: Embedmill) -> None:
     cluster.feed("a.jsonl", ROW)
     here = ["--set", "flywheel.feedback=feedback/"]
@@ -256,6 +266,8 @@ def test_what_is_wrong_is_said_before_anything_is_claimed(cluster: Cluster, embe
         ([*cluster.arguments, "--param", "reciep=zh"], "full.yaml: no parameter reciep; did you mean recipe?"),
         ([*cluster.arguments, "--param", "nodes=two"], "--param nodes=two: expected a whole number"),
         ([*cluster.arguments, "--param", "feedback=x"], "--param feedback: the flywheel fills that in"),
+        ([*cluster.arguments, "--param", "labels=a=b"], "--param labels: use --label"),
+        ([*cluster.arguments, "--label", "team"], "label team: expected KEY=VALUE"),
         ([*cluster.arguments, "--submit", "gone.yaml"], "gone.yaml: no such file"),
         ([*cluster.arguments, "--submit", cluster.path / "params.yaml"], "not a compiled pipeline"),
     ):

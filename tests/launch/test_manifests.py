@@ -21,7 +21,7 @@ JOB = Job(
     gpus=8,
     cpu="16",
     memory="256Gi",
-    labels={"embedmill.dev/run": "0f9b"},
+    labels={"embedmill.dev/run": "0f9b", "team": "search"},
     env={"EMBEDMILL_RUN_ID": "a$b"},
     queue="gpus",
     priority_class="high",
@@ -53,6 +53,7 @@ def test_a_train_job_is_accepted_and_says_all_of_the_job() -> None:
         "app.kubernetes.io/part-of": "embedmill",
         "app.kubernetes.io/component": "finetune",
         "embedmill.dev/run": "0f9b",
+        "team": "search",
     }
     queue = {"kueue.x-k8s.io/queue-name": "gpus", "kueue.x-k8s.io/priority-class": "high"}
     assert thing["metadata"]["labels"] == labels | queue
@@ -78,7 +79,8 @@ def test_a_ray_job_is_accepted_and_its_pods_are_confined() -> None:
     assert head["rayStartParams"]["num-cpus"] == "0"
     for template in (head["template"], group["template"], spec["submitterPodTemplate"]):
         pod = template["spec"]
-        assert template["metadata"]["labels"]["embedmill.dev/job"] == JOB.name
+        labels = template["metadata"]["labels"]
+        assert (labels["embedmill.dev/job"], labels["team"]) == (JOB.name, "search")
         assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("embedmill-step", False)
         assert pod["securityContext"]["runAsUser"] == 10001
         assert pod["priorityClassName"] == "high"

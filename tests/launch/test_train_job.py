@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 
+from components.core.labels import PIPELINE
 from components.launch.job import RUN
 from tests.fixtures.fake_kubernetes import ACCOUNT, FakeKubernetes
 from tests.launch.process import JOB, Launcher
@@ -120,9 +121,9 @@ def test_a_second_attempt_is_still_the_second_after_the_launcher_was_killed(
 
 
 def test_two_runs_that_ask_for_the_same_follow_one_job(cluster: FakeKubernetes, launch: Launch) -> None:
-    first = launch(labels={RUN: "one"})
+    first = launch(labels={RUN: "one", "team": "search"})
     cluster.job()
-    second = launch(labels={RUN: "two"})
+    second = launch(labels={RUN: "two", PIPELINE: "sweep", "image": "other"})
     second.wait_for("followed from here")
     succeed(cluster, *cluster.start_nodes(NAME))
     assert (first.end(), second.end()) == (0, 0)

@@ -133,7 +133,11 @@ def test_a_task_learns_of_its_run_by_an_input_and_one_that_is_cached_by_the_labe
             label = component(task["componentRef"]["name"]).get("executorLabel")
             if label is None:
                 continue
-            fields = [each["fieldPath"] for each in configs[label].get("fieldPathAsEnv", ())]
+            fields = [
+                each["fieldPath"]
+                for each in configs[label].get("fieldPathAsEnv", ())
+                if each["name"] == "EMBEDMILL_RUN_ID"
+            ]
             told = task["inputs"]["parameters"].get("run", {}).get("runtimeValue", {}).get("constant")
             if task.get("cachingOptions", {}).get("enableCache", False):
                 assert (fields, told) == (["metadata.labels['pipeline/runid']"], None), name

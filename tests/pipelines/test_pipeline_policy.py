@@ -57,6 +57,18 @@ def test_a_task_says_what_it_needs_and_which_image_exactly(pod: Pod) -> None:
     assert tag and tag != "latest"
 
 
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_costs_of_a_task_can_be_told_by_pipeline_and_step(pipeline: str) -> None:
+    for pod in pipeline_pods(pipeline):
+        labels = pod.spec["podMetadata"]["labels"]
+        assert labels["embedmill.dev/pipeline"] == pipeline.removesuffix(".yaml")
+        assert labels["app.kubernetes.io/part-of"] == "embedmill" and labels["app.kubernetes.io/component"]
+        (container,) = pod.containers
+        if "--labels" in container["args"]:  # it may start a job
+            fields = {each["name"]: each["fieldPath"] for each in pod.spec["fieldPathAsEnv"]}
+            assert fields["EMBEDMILL_PIPELINE"] == "metadata.labels['embedmill.dev/pipeline']"
+
+
 @each_pod
 def test_a_task_takes_keys_and_settings_by_references_that_exist(pod: Pod) -> None:
     settings = set(re.findall(r"^(?:# )?(\w+)=", SETTINGS, re.MULTILINE))

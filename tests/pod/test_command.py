@@ -128,6 +128,12 @@ def test_a_stage_that_lost_a_part_is_not_taken_for_done() -> None:
         pod("ingest", "--after", "all", sources=listed["output"])
 
 
+def test_labels_are_checked_before_any_work() -> None:
+    with pytest.raises(UsageError, match="label team=a b: the value should be"):
+        pod("sources", "--labels", "team=a b")
+    assert not Path("../store").exists()
+
+
 def test_what_is_there_is_not_made_again() -> None:
     listed = sources()
     made = pod("ingest", sources=listed["output"])
@@ -216,10 +222,13 @@ def test_several_nodes_are_a_job_that_is_named_by_its_work(scored: str, monkeypa
 
     monkeypatch.setattr(machines, "run_train_job", follow)
     size = ["--nodes", "2", "--gpus-per-node", "8", "--node-cpu", "16", "--node-memory", "64Gi", "--queue", "gpu"]
+    monkeypatch.setenv("EMBEDMILL_PIPELINE", "full")  # from a label of the pod
+    size += ["--labels", "team=search,cost-center=42"]
     made = pod("pretrain", *size, "--run", "run-1", sections={"pretrain": TRAINED}, input=scored)
     (job,) = jobs
     assert (job.nodes, job.gpus, job.cpu, job.memory, job.queue, job.image) == (2, 8, "16", "64Gi", "gpu", "image:1")
-    assert job.labels == {"embedmill.dev/run": "run-1"}
+    labels = {"embedmill.dev/run": "run-1", "embedmill.dev/pipeline": "full", "team": "search", "cost-center": "42"}
+    assert job.labels == labels
     place = made["output"].rpartition("/")[0]
     assert job.name == f"embedmill-pretrain-{place.rpartition('/')[2][:12]}"
     assert job.command[job.command.index("--checkpoints") + 1] == f"{place}/checkpoints"

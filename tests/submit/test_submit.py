@@ -18,6 +18,8 @@ from components import chain
 from components.core.kubeflow import TOKEN_KEY
 from components.core.recipes import HOME_KEY, lay_recipe
 from components.core.settings import read_params
+from components.submit.package import Package
+from components.submit.parameters import labels_of_run
 from tests.conftest import PROJECT
 from tests.fixtures.fake_kfp import TOKEN, FakeKfp, fake_kfp
 from tests.fixtures.seaweed import S3Bucket
@@ -76,6 +78,28 @@ def test_a_run_without_images_keeps_those_of_the_pipeline_whose_bytes_are_as_com
     documents = list(yaml.load_all(Path(FULL).read_text(), Loader=yaml.CSafeLoader))
     assert [run["pipeline_spec"]["pipeline_spec"], run["pipeline_spec"]["platform_spec"]] == documents
     assert "image" not in fake.parameters
+
+
+def test_labels_are_on_the_pods_of_every_task_and_reach_the_jobs_of_the_run(server: Server) -> None:
+    fake, _ = server
+    assert submit(FULL, "--label", "team=search", "--label", "example.com/cost-center=42")[0] == 0
+    assert fake.parameters["labels"] == "example.com/cost-center=42,team=search"
+    (run,) = fake.runs.values()
+    _, compiled = yaml.load_all(Path(FULL).read_text(), Loader=yaml.CSafeLoader)
+    sent = run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(sent) == {name for name, each in fake.executors.items() if "container" in each}
+    for name, config in compiled["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items():
+        config["podMetadata"]["labels"] |= {"team": "search", "example.com/cost-center": "42"}
+        assert sent[name] == config
+
+
+def test_labels_of_a_pipeline_that_is_not_ours_are_on_its_pods_alone(project: Path) -> None:
+    pipeline, _ = yaml.load_all(Path(FULL).read_text(), Loader=yaml.CSafeLoader)
+    del pipeline["root"]["inputDefinitions"]["parameters"]["labels"]
+    package = Package("other.yaml", pipeline).with_labels({"team": "search"})
+    assert labels_of_run(package, {"team": "search"}) == {}
+    configs = package.body()["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert {json.dumps(each) for each in configs.values()} == {'{"podMetadata": {"labels": {"team": "search"}}}'}
 
 
 def test_a_run_is_of_the_account_that_is_named(server: Server) -> None:
@@ -176,6 +200,9 @@ def test_the_data_version_is_that_of_the_step_sources(server: Server, s3: S3Buck
         (["--param", "nodes"], "--param nodes: expected NAME=VALUE"),
         (["--param", "filter={}"], "--param filter: a section of params.yaml; use --set filter.KEY=VALUE"),
         (["--param", "train_image=a"], "--param train_image: use --train-image, which changes the containers too"),
+        (["--param", "labels=team=a"], "--param labels: use --label, which labels the tasks' pods too"),
+        (["--label", "team=two words"], "label team=two words: the value should be 1 to 63 letters"),
+        (["--label", "embedmill.dev/run=a"], "label embedmill.dev/run=a: embedmill.dev/run is kept for the systems"),
         (["--param", "storage_root=out"], "--param storage_root=out: expected s3://bucket/prefix, which every pod can"),
         (["--param", "storage_root="], "--param storage_root=: expected s3://bucket/prefix"),
         (["--param", "shard_groups=65"], "--param shard_groups=65: expected 1 to 64"),
