@@ -125,6 +125,9 @@ def test_two_runs_that_ask_for_the_same_follow_one_job(cluster: FakeKubernetes, 
     cluster.job()
     second = launch(labels={RUN: "two", PIPELINE: "sweep", "image": "other"})
     second.wait_for("followed from here")
+    cluster.condition(NAME, "Suspended", "True", "Suspended", "")
+    for launcher in (first, second):  # each has seen the job before one of them deletes it
+        launcher.wait_for("suspended")
     succeed(cluster, *cluster.start_nodes(NAME))
     assert (first.end(), second.end()) == (0, 0)
     assert made(cluster) == 1
