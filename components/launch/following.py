@@ -149,7 +149,11 @@ class Following:
     def _see_job(self, event: str, job: Object) -> None:
         if job["metadata"]["uid"] != self.uid:  # of an earlier or a later job of this name
             return
-        if event == "DELETED":
+        going = ("waiting", "going")
+        if self.state.phase not in going:
+            return
+        # one that had ended may be gone: another run that followed it was done with it first
+        if event == "DELETED" and self.kind.state(job).phase in going:
             raise JobFailed(f"{self.title}: somebody deleted it while it ran")
         before, self.job, self.state = self.state, job, self.kind.state(job)
         if self.state.phase == "waiting" and self.state != before:
