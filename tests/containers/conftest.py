@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,14 @@ import docker
 import pytest
 from docker.errors import DockerException
 from docker.models.containers import Container
+
+from components.core import storage
+from tests.containers.cluster import TOKEN, Cluster
+from tests.e2e.project import Project
+from tests.fixtures.git_server import git_server
+from tests.fixtures.mlflow_server import serving
+from tests.fixtures.seaweed import S3Bucket
+from tests.fixtures.small_corpus import records
 
 PROJECT = Path(__file__).resolve().parents[2]
 # Nothing that a step does not need: no network, no capability, nothing to write to but its folder and /tmp.
@@ -85,3 +94,29 @@ def run(daemon: docker.DockerClient, images: dict[str, str]) -> Run:
             container.remove(force=True)
 
     return run_command
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, s3: S3Bucket, images: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    for task, name in (("retri_contrast", "pairs"), ("cosent", "graded"), ("cls_contrast", "classes")):
+        columns = {
+            "pairs": ("text", "text_pos"),
+            "graded": ("text", "text_pair", "label"),
+            "classes": ("text", "text_pos"),
+        }
+        rows = [{key: row[key] for key in columns[name]} for row in records() if row["task"] == task]
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        storage.write_bytes(f"{s3.uri}/corpus/{name}.jsonl", text.encode())
+    project_folder = tmp_path / "project"
+    project_folder.mkdir()
+    project = Project(project_folder, recipe=None)
+    project.env.pop("OPENBLAS_CORETYPE", None)  # another kernel than the containers', which do not see it
+    server = tmp_path / "mlflow"
+    server.mkdir()
+    bare = tmp_path / "git" / "embedmill.git"
+    project.run("git", "clone", "-q", "--bare", str(project.path), str(bare))
+    project.run("git", "-C", str(bare), "config", "http.receivepack", "true")
+    with serving(server) as address, git_server(bare.parent, TOKEN) as git:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        project.env["MLFLOW_TRACKING_URI"] = address
+        yield Cluster(s3, address, project, f"{git}/{bare.name}", images, tmp_path)

@@ -91,6 +91,7 @@ def test_trials_as_pods_share_their_pretraining_and_one_is_chosen(s3: S3Bucket, 
     listed = ["--trials", files["output"].read_text(), "--metrics", json.dumps(metrics)]
     pods.run("sweep", "choose", *sections("sweep"), "--recipe", "", *listed, "--output", folder)
 
+    pods.run("sweep", "check", "--output", folder)
     measured = [json.loads(storage.read_bytes(uri))["systems"]["model"]["graded"]["16"] for uri in metrics]
     assert len(set(measured)) == 2
     results = json.loads(storage.read_bytes(f"{folder}/results.json"))
