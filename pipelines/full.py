@@ -13,7 +13,7 @@ from pipelines.compiled import write
 from pipelines.component import IMAGES, THIS_RUN
 from pipelines.control import finish, record
 from pipelines.placement import limit, place
-from pipelines.wiring import Wiring, default
+from pipelines.wiring import DATA_SIZE, TRAIN_SIZE, Wiring, default
 
 FOLDER = Path(__file__).parent
 
@@ -39,11 +39,11 @@ def full(
     train_image: str = IMAGES["train"],
     storage_root: str = "s3://embedmill",
     shard_groups: int = 16,
-    data_cpu: str = "2",
-    data_memory: str = "4Gi",
-    train_cpu: str = "2",
-    train_memory: str = "8Gi",
-    train_gpus: str = "0",
+    data_cpu: str = DATA_SIZE[0],
+    data_memory: str = DATA_SIZE[1],
+    train_cpu: str = TRAIN_SIZE[0],
+    train_memory: str = TRAIN_SIZE[1],
+    train_gpus: str = TRAIN_SIZE[2],
     nodes: int = 0,
     gpus_per_node: int = 0,
     node_cpu: str = "8",

@@ -17,7 +17,7 @@ from components.sources.step import FEEDBACK
 from pipelines.compiled import write
 from pipelines.component import GPUS, IMAGES, JOB, THIS_RUN, declared, sections_of, step_component
 from pipelines.placement import place
-from pipelines.wiring import Wiring, default
+from pipelines.wiring import DATA_SIZE, TRAIN_SIZE, Wiring, default
 
 FOLDER = Path(__file__).parent
 # Trials at the same time; a quota of the namespace or a queue of Kueue says how many really train.
@@ -148,11 +148,11 @@ def sweep(
     train_image: str = IMAGES["train"],
     storage_root: str = "s3://embedmill",
     shard_groups: int = 16,
-    data_cpu: str = "2",
-    data_memory: str = "4Gi",
-    train_cpu: str = "2",
-    train_memory: str = "8Gi",
-    train_gpus: str = "0",
+    data_cpu: str = DATA_SIZE[0],
+    data_memory: str = DATA_SIZE[1],
+    train_cpu: str = TRAIN_SIZE[0],
+    train_memory: str = TRAIN_SIZE[1],
+    train_gpus: str = TRAIN_SIZE[2],
     nodes: int = 0,
     gpus_per_node: int = 0,
     node_cpu: str = "8",

@@ -29,6 +29,16 @@ def default(section: str) -> str:
     return json.dumps(PARAMS[section], ensure_ascii=False)
 
 
+def most(image: str) -> tuple[str, str, str]:
+    """Cores, memory and GPUs that the steps of an image declare at most: the defaults of a pipeline's parameters."""
+    asked = [step.resources for step in chain.steps() if step.image == image]
+    memory = max(each.memory_gib for each in asked)
+    return str(max(each.cpu for each in asked)), f"{memory}Gi", str(max(each.gpu for each in asked))
+
+
+DATA_SIZE, TRAIN_SIZE = most("data"), most("train")
+
+
 def feeds_a_loop(step: Step) -> bool:
     """Whether the next step falls into parts, which this one has to count."""
     following = dict(zip(chain.ORDER, chain.ORDER[1:], strict=False)).get(step.name)
