@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -375,8 +377,10 @@ def _tidy(uri: str) -> None:
     """Remove receipts, and unfinished files that a killed writer left behind, of a dataset that is committed."""
     storage.remove_tree(storage.join(uri, WORK))
     if not storage.is_s3(uri):
-        for path in storage.local_path(uri).rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        for folder, _, names in os.walk(storage.local_path(uri)):  # past folders that an equal run removes meanwhile
+            for name in names:
+                if name.startswith(".") and name.endswith(".tmp"):
+                    Path(folder, name).unlink(missing_ok=True)
 
 
 def _shard_name(task: str, index: int) -> str:

@@ -31,12 +31,14 @@ forked = multiprocessing.get_context("fork")
 PARAMS = {"languages": ["en", "zh"], "task_memory": 1, "fluency": {"sample_texts": 300}}
 
 
+QUICK = {"BEAT_SECONDS": 0.05, "LOOK_SECONDS": 0.02, "SILENT_SECONDS": 1.0}
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks and signs of life in tenths of seconds."""
-    monkeypatch.setattr(crew, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(crew, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(crew, "SILENT_SECONDS", 1.0)
+    for name, seconds in QUICK.items():
+        monkeypatch.setattr(crew, name, seconds)
 
 
 @pytest.fixture
@@ -102,6 +104,14 @@ def test_stages_then_the_step_give_the_bytes_of_the_step_alone(
     assert files(tmp_path / "shared") == alone
 
 
+def do_semantic(inputs: dict[str, str], output: str, part: Part | None = None, **params: Any) -> None:
+    """`do` with several cells, in a process of its own: threads of a model that others have used outlive no fork."""
+    semantic.CELL_ROWS = 20
+    for name, seconds in QUICK.items():
+        setattr(crew, name, seconds)
+    do(inputs, output, part, **params)
+
+
 def test_pods_that_share_the_search_for_semantic_duplicates_give_the_bytes_of_the_step_alone(
     tmp_path: Path, make_dataset: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,12 +125,19 @@ def test_pods_that_share_the_search_for_semantic_duplicates_give_the_bytes_of_th
         "contamination": {"exact": False, "near": None},
         "semantic_duplicates": {"model": "wordllama", "threshold": 0.9},
     }
-    # the model's threads are no parent's to a fork
-    ended([start(partial(do, inputs, str(tmp_path / "alone/out"), **params))])
+
+    def fresh(output: str, *parts: Part | None) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        processes = [spawn.Process(target=partial(do_semantic, inputs, output, part, **params)) for part in parts]
+        for process in processes:
+            process.start()
+        ended(processes)
+
+    fresh(str(tmp_path / "alone/out"), None)
     assert Dataset.open(str(tmp_path / "alone/out")).ledger.dropped["s"]["semantic_duplicate"] > 5
     output = str(tmp_path / "shared/out")
     for stage in STEP.stages:
-        ended(pods(inputs, output, stage, [2, 1], 2, **params))
+        fresh(output, Part(stage, 2, 2), Part(stage, 1, 2))
 
     def never(*arguments: Any, **more: Any) -> None:
         raise AssertionError("left to the step")
