@@ -23,10 +23,10 @@ from components.core.kubeflow import CANCELED, FAILED, SUCCEEDED, Parameter, Pip
 from components.core.reproduce import ChainFailed
 from components.flywheel.poller import Log
 from components.flywheel.versions import Claim, Started, Store
+from components.submit.options import EXPERIMENT
 
 # One name for all pollers that start runs: any of them may go on with what another has claimed.
 OWNER = "pipelines"
-EXPERIMENT = "embedmill"
 ATTEMPTS = 3
 # How long after it has set out a poller may send the request that creates a run, and how long others wait for that: the
 # rest is for the request itself, whose timeouts add up to 70 seconds.

@@ -14,11 +14,12 @@ from components.core.errors import EmbedmillError, Interrupted, UsageError
 from components.core.kubeflow import Parameter, Pipelines
 from components.core.labels import parse_labels
 from components.core.reproduce import ChainFailed
-from components.flywheel.cluster import ATTEMPTS, EXPERIMENT, FILLED_IN, PipelineRuns
+from components.flywheel.cluster import ATTEMPTS, FILLED_IN, PipelineRuns
 from components.flywheel.local import LocalChain
 from components.flywheel.params import FlywheelParams
 from components.flywheel.poller import Trainer, open_store, poll
 from components.flywheel.signals import Stopped, stop_on_signals
+from components.submit.options import RUN, SERVER
 from components.submit.package import Package
 from components.submit.parameters import IMAGE, LABELS, TRAIN_IMAGE, labels_of_run
 
@@ -150,29 +151,8 @@ _WHERE = (
         metavar="PIPELINE",
         help="Train as a run of this compiled pipeline on Kubeflow, not here: the poll starts it, a later one looks.",
     ),
-    click.Option(["--host"], metavar="URL", help="Kubeflow Pipelines, where the environment does not name it."),
-    click.Option(
-        ["--namespace"], metavar="NS", help="Namespace of the runs, where a server for several users wants one."
-    ),
-    click.Option(["--token-file"], metavar="FILE", help="File with the token for the server."),
-    click.Option(
-        ["--experiment"], default=EXPERIMENT, show_default=True, metavar="NAME", help="Experiment of the runs."
-    ),
-    click.Option(
-        ["--service-account"],
-        default="",
-        metavar="NAME",
-        help="Account of the runs' pods, such as embedmill-train; by default Kubeflow's own.",
-    ),
-    click.Option(["--param", "assigned"], multiple=True, metavar="NAME=VALUE", help="A parameter of the pipeline."),
-    click.Option(["--image"], metavar="REF", help="Image of the data steps, by digest."),
-    click.Option(["--train-image"], metavar="REF", help="Image of the other steps, by digest."),
-    click.Option(
-        ["--label"],
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="A label of all pods of the runs and of their jobs, to group costs by.",
-    ),
+    *SERVER,
+    *RUN,
     click.Option(
         ["--attempts"],
         type=click.IntRange(min=1),

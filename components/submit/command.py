@@ -13,13 +13,12 @@ import click
 
 from components.core.command import Seconds, params_options
 from components.core.errors import Interrupted, UsageError
-from components.core.kubeflow import ENDPOINT_KEY, TOKEN_FILE_KEY, TOKEN_KEY, Pipelines, PipelinesError
+from components.core.kubeflow import Pipelines, PipelinesError
 from components.core.labels import parse_labels
 from components.submit.follow import check_ended_well, follow
+from components.submit.options import RUN, SERVER
 from components.submit.package import Package, by_name_only
 from components.submit.parameters import IMAGE, TRAIN_IMAGE, labels_of_run, recipe_name, sections_of_run, values_of_run
-
-EXPERIMENT = "embedmill"
 
 
 def _submit(
@@ -27,7 +26,7 @@ def _submit(
     params: str,
     assignments: tuple[str, ...],
     recipe: str,
-    given: tuple[str, ...],
+    assigned: tuple[str, ...],
     image: str | None,
     train_image: str | None,
     label: tuple[str, ...],
@@ -57,7 +56,7 @@ def _submit(
         _log(f"recipe {recipe} is in the sections alone: by its name pods would make something else of them")
     labels = parse_labels(",".join(label))
     options = {**images, **labels_of_run(package, labels)}
-    values = values_of_run(package, sections, passed, options, _pairs(given), _log)
+    values = values_of_run(package, sections, passed, options, _pairs(assigned), _log)
     package = package.with_images(images).with_labels(labels)
     name = name or f"{package.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     if dry_run:
@@ -114,37 +113,9 @@ submit = click.Command(
         click.Argument(["pipeline"]),
         *params_options(),
         click.Option(["--recipe"], default="", metavar="NAME|FILE", help="A recipe, under what params.yaml changes."),
-        click.Option(
-            ["--param", "given"],
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="A parameter of the pipeline, such as nodes=2.",
-        ),
-        click.Option(["--image"], metavar="REF", help="Image of the data steps, by digest."),
-        click.Option(["--train-image"], metavar="REF", help="Image of the other steps, by digest."),
-        click.Option(
-            ["--label"],
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="A label of all pods of the run and of its jobs, to group costs by.",
-        ),
-        click.Option(
-            ["--experiment"], default=EXPERIMENT, show_default=True, metavar="NAME", help="Experiment; made if missing."
-        ),
-        click.Option(
-            ["--service-account"],
-            default="",
-            metavar="NAME",
-            help="Account of the run's pods, such as embedmill-train; by default Kubeflow's own.",
-        ),
+        *RUN,
         click.Option(["--name"], metavar="NAME", help="Name of the run; by default the pipeline's with the time."),
-        click.Option(["--host"], metavar="URL", help=f"Kubeflow Pipelines; by default {ENDPOINT_KEY}."),
-        click.Option(["--namespace"], metavar="NS", help="Your namespace, where the server is for several users."),
-        click.Option(
-            ["--token-file"],
-            metavar="FILE",
-            help=f"Bearer token, read anew each time; or {TOKEN_KEY}, {TOKEN_FILE_KEY}.",
-        ),
+        *SERVER,
         click.Option(["--wait"], is_flag=True, help="Follow the run; exit code 1 unless it succeeds."),
         click.Option(
             ["--interval"],
